@@ -1,0 +1,154 @@
+"""Problems as users write them (text), the held-out split, and their encoding into prompts."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from delta.data.held_out import hash_fraction, is_reserved
+from delta.errors import DataError
+from delta.types import Prompt
+
+Encode = Callable[[str], list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A question and its reference answer, as text."""
+
+    id: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemSet:
+    """Problems to train on and problems to measure on; no prompt text is in both."""
+
+    train: tuple[Problem, ...]
+    held_out: tuple[Problem, ...]
+
+
+class Overlong(Enum):
+    """What to do with a prompt that does not fit: stop with an `error`, or `drop` it and say so."""
+
+    error = "error"
+    drop = "drop"
+
+
+def read_jsonl(path: str | Path) -> list[Problem]:
+    """Read problems from a file of JSON lines with the fields `prompt` and `answer`, and optionally `id`.
+
+    Args:
+        path: UTF-8 text, one object per line; blank lines are skipped.
+
+    Returns:
+        The problems in file order.
+
+    Raises:
+        DataError: The file cannot be read, holds no problem, or a line is not a problem; the message has the line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"data.path={path}: {error}. Expected a readable UTF-8 file with one JSON object per line."
+        ) from error
+    # Not splitlines(): JSON strings may hold U+2028 and friends unescaped, which are no line ends here.
+    problems = [
+        _parse_row(line, f"{path}, line {number}", f"{path.stem}-{number}")
+        for number, line in enumerate(text.split("\n"), start=1)
+        if line.strip()
+    ]
+    if not problems:
+        raise DataError(f"data.path={path}: the file holds no problem. Expected lines such as {_EXAMPLE}")
+    return problems
+
+
+_EXAMPLE = '{"prompt": "12+30=", "answer": "42"}'
+
+
+def _parse_row(line: str, where: str, default_id: str) -> Problem:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error}). Expected a line such as {_EXAMPLE}") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{where}: a JSON {type(row).__name__}, not an object. Expected a line such as {_EXAMPLE}")
+    for name in ("prompt", "answer"):
+        if name not in row:
+            raise DataError(f"{where}: no field {name!r}, only {sorted(row)}. Expected a line such as {_EXAMPLE}")
+        value = row[name]
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+            raise DataError(f"{where}: {name} is {value!r}. Expected a text (or a number) that is not empty.")
+    return Problem(str(row.get("id", default_id)), str(row["prompt"]), str(row["answer"]))
+
+
+def hold_out(problems: Iterable[Problem], *, count: int) -> ProblemSet:
+    """Keep some problems back for measuring: the same ones in every run, whatever the order of the file.
+
+    Repeated prompts are one problem (the first), so that nothing held out is ever trained on. Held out are reserved
+    problems (see `held_out.py`), up to `count`; a file without any gives up the one closest to it.
+
+    Args:
+        problems: All problems.
+        count: Problems to hold out.
+
+    Returns:
+        The split, each part in the given order.
+
+    Raises:
+        DataError: Fewer than two different prompts.
+    """
+    unique: dict[str, Problem] = {}
+    for problem in problems:
+        unique.setdefault(problem.prompt, problem)
+    if len(unique) < 2:
+        raise DataError(f"found {len(unique)} different problem(s); expected at least 2, one of them to measure on.")
+    ranked = sorted(unique, key=hash_fraction)
+    held = set([text for text in ranked if is_reserved(text)][:count] or ranked[:1])
+    if len(held) == len(unique):
+        held.remove(ranked[-1])
+    return ProblemSet(
+        train=tuple(problem for problem in unique.values() if problem.prompt not in held),
+        held_out=tuple(problem for problem in unique.values() if problem.prompt in held),
+    )
+
+
+def encode_problems(
+    problems: Sequence[Problem], encode: Encode, *, max_prompt_tokens: int, overlong: Overlong
+) -> tuple[list[Prompt], list[Problem]]:
+    """Turn problems into prompts, once for the whole run.
+
+    Args:
+        problems: What to encode.
+        encode: The policy's tokenizer.
+        max_prompt_tokens: Tokens that leave room for an answer in the context.
+        overlong: What to do with longer prompts.
+
+    Returns:
+        The prompts, and the problems that were dropped for their length.
+
+    Raises:
+        DataError: A prompt is too long (and `overlong` is `error`), or none is left.
+    """
+    prompts: list[Prompt] = []
+    dropped: list[Problem] = []
+    longest = 0
+    for problem in problems:
+        token_ids = tuple(encode(problem.prompt))
+        if len(token_ids) > max_prompt_tokens:
+            dropped.append(problem)
+            longest = max(longest, len(token_ids))
+        else:
+            prompts.append(Prompt(problem.id, problem.prompt, problem.answer, token_ids))
+    if dropped and (overlong is Overlong.error or not prompts):
+        names = ", ".join(problem.id for problem in dropped[:5]) + (", ..." if len(dropped) > 5 else "")
+        raise DataError(
+            f"{len(dropped)} of {len(problems)} prompts are longer than the {max_prompt_tokens} tokens that the "
+            f"context leaves them (longest: {longest} tokens; {names}). Raise rollout.max_model_len, lower "
+            "rollout.max_new_tokens, or leave them out with data.overlong=drop."
+        )
+    return prompts, dropped

@@ -1,0 +1,146 @@
+"""Metrics of an update: running sums on a rank, one reduction, plain floats."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from delta.errors import MismatchError
+from delta.rewards.final_answer import BOX, MARKER
+from delta.types import FinishReason, Outcome, RolloutGroup
+
+
+def check_mismatch(difference: float, limit: float, *, where: str) -> None:
+    """Stop when engine and learner disagree on the log-probabilities of the same tokens.
+
+    Args:
+        difference: Largest absolute difference seen, in nats.
+        limit: Largest tolerated one.
+        where: What was compared.
+
+    Raises:
+        MismatchError: The difference is above the limit, or not a number.
+    """
+    if not difference <= limit:
+        raise MismatchError(
+            f"{where}: engine and learner differ by up to {difference:.2g} nats on the same tokens; expected at most "
+            f"rollout.mismatch_limit={limit:g}. The engine does not hold the learner's weights, or computes in another "
+            "precision: training on such rollouts would be off-policy without saying so. Check the weight sync and "
+            "model.dtype; raise the limit only if the precision explains the difference (bfloat16: about 0.2)."
+        )
+
+
+class LearnerSums:
+    """Accumulates what the metrics of one batch are made of.
+
+    policy/entropy              mean entropy of the old policy's next-token distributions, in nats
+    policy/mismatch_mean, _max  |learner - engine| log-probability of the sampled tokens before the update, in nats
+    policy/kl                   mean of r - 1 - log r (k3 estimate of KL(old || new)), over all optimizer steps, in nats
+    loss/surrogate              the loss, mean over optimizer steps
+    loss/clip_fraction          share of tokens whose gradient a bound removed
+    credit/lambda_std, _max     spread and largest of the coefficients
+    learner/grad_norm           before clipping, mean over optimizer steps
+    learner/tokens              response tokens of the batch
+    """
+
+    def __init__(self) -> None:
+        """Start at zero."""
+        self._sums = torch.zeros(9, dtype=torch.float64)
+        self._mismatch = torch.zeros(1, dtype=torch.float64)
+        self._lambda_max = torch.zeros(1, dtype=torch.float64)
+        self._grad_norms: list[float] = []
+
+    def add_old(self, log_probs: Tensor, entropy: Tensor, rollout_log_probs: Tensor, coefficients: Tensor) -> None:
+        """Add the tokens of one micro-batch under the old policy."""
+        if not len(log_probs):
+            return
+        mismatch = (log_probs - rollout_log_probs).abs().double()
+        weights = coefficients.double()
+        self._sums[:5] += torch.stack(
+            [
+                torch.tensor(float(len(log_probs)), dtype=torch.float64),
+                entropy.double().sum(),
+                mismatch.sum(),
+                weights.sum(),
+                weights.square().sum(),
+            ]
+        )
+        # A NaN must not hide behind the comparison.
+        self._mismatch = torch.maximum(self._mismatch, mismatch.nan_to_num(nan=torch.inf).max())
+        self._lambda_max = torch.maximum(self._lambda_max, weights.max())
+
+    def add_update(self, loss: Tensor, log_ratio: Tensor, clipped: Tensor) -> None:
+        """Add one micro-batch of an optimizer step; `loss` is its share of the mini-batch's loss."""
+        log_ratio = log_ratio.double()
+        self._sums[5:] += torch.stack(
+            [
+                torch.tensor(float(len(log_ratio)), dtype=torch.float64),
+                loss.double(),
+                clipped.double().sum(),
+                (torch.expm1(log_ratio) - log_ratio).sum(),
+            ]
+        )
+
+    def add_grad_norm(self, norm: float) -> None:
+        """Add one optimizer step."""
+        self._grad_norms.append(norm)
+
+    def mismatch_max(self, all_max: Callable[[Tensor], Tensor]) -> float:
+        """Largest difference between learner and engine over all ranks so far, in nats."""
+        return float(all_max(self._mismatch).item())
+
+    def metrics(self, all_reduce: Callable[[Tensor], Tensor], all_max: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Reduce over the ranks and finish the means."""
+        tokens, entropy, mismatch, weights, squares, trained, loss, clipped, kl = all_reduce(self._sums).tolist()
+        mismatch_max, lambda_max = all_max(torch.cat([self._mismatch, self._lambda_max])).tolist()
+        tokens, trained, updates = max(tokens, 1.0), max(trained, 1.0), max(len(self._grad_norms), 1)
+        mean = weights / tokens
+        return {
+            "policy/entropy": entropy / tokens,
+            "policy/mismatch_mean": mismatch / tokens,
+            "policy/mismatch_max": mismatch_max,
+            "policy/kl": kl / trained,
+            "loss/surrogate": loss / updates,
+            "loss/clip_fraction": clipped / trained,
+            "credit/lambda_std": max(squares / tokens - mean * mean, 0.0) ** 0.5,
+            "credit/lambda_max": lambda_max,
+            "learner/grad_norm": sum(self._grad_norms) / updates,
+            "learner/tokens": tokens,
+        }
+
+
+def is_reasoned(response: str) -> bool:
+    """Whether a response writes anything before it commits to an answer, instead of answering directly."""
+    marks = [place for place in (response.rfind(MARKER), response.rfind(BOX)) if place >= 0]
+    return bool(marks) and bool(response[: max(marks)].strip())
+
+
+def batch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Metrics of a step's rollouts and verdicts.
+
+    reward/mean                   mean reward of the judged rollouts
+    reward/<outcome>              share of rollouts with each outcome
+    reward/mixed_groups           share of groups whose rewards differ: the others carry no signal
+    rollout/length_mean           tokens per rollout
+    rollout/truncated             share cut at the token limit
+    rollout/reasoned              share that writes a step before it commits
+    rollout/tokens                tokens sampled
+    """
+    pairs = [pair for group in groups for pair in zip(group.rollouts, group.verdicts, strict=True)]
+    judged = [verdict.reward for _, verdict in pairs if verdict.outcome.is_judgement]
+    mixed = [
+        len({verdict.reward for verdict in group.verdicts if verdict.outcome.is_judgement}) > 1 for group in groups
+    ]
+    tokens = sum(len(rollout.token_ids) for rollout, _ in pairs)
+    return {
+        "reward/mean": sum(judged) / max(len(judged), 1),
+        **{
+            f"reward/{outcome.value}": sum(verdict.outcome is outcome for _, verdict in pairs) / len(pairs)
+            for outcome in Outcome
+        },
+        "reward/mixed_groups": sum(mixed) / len(groups),
+        "rollout/length_mean": tokens / len(pairs),
+        "rollout/truncated": sum(rollout.finish_reason is FinishReason.length for rollout, _ in pairs) / len(pairs),
+        "rollout/reasoned": sum(is_reasoned(rollout.text) for rollout, _ in pairs) / len(pairs),
+        "rollout/tokens": float(tokens),
+    }

@@ -1,0 +1,77 @@
+"""The clipped surrogate with decoupled bounds and the dual clip (PPO, DAPO)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from delta.shapes import check_shape
+
+
+@dataclass(kw_only=True, slots=True)
+class ClippedConfig:
+    """Clipped policy-gradient surrogate (`loss=clipped`)."""
+
+    epsilon_low: float = 0.2
+    """The ratio counts down to 1 - epsilon_low."""
+    epsilon_high: float = 0.28
+    """The ratio counts up to 1 + epsilon_high (DAPO's clip-higher)."""
+    dual_clip: float = 10.0
+    """For negative advantages the term is bounded by dual_clip * A, however large the ratio."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not 0 < self.epsilon_low < 1 or self.epsilon_high <= 0:
+            raise ValueError(
+                f"loss.epsilon_low={self.epsilon_low}, loss.epsilon_high={self.epsilon_high}: expected "
+                "0 < epsilon_low < 1 and epsilon_high > 0; DAPO uses 0.2 and 0.28."
+            )
+        if self.dual_clip <= 1:
+            raise ValueError(f"loss.dual_clip={self.dual_clip}: expected a bound above 1; the paper uses 10.")
+
+
+@dataclass(frozen=True, slots=True)
+class ClippedTerms:
+    """The objective of each token, and where a bound was active."""
+
+    objective: Tensor
+    """(S,) to be maximised; carries the gradient."""
+    clipped: Tensor
+    """(S,) bool, tokens whose gradient a bound removed."""
+
+
+def clipped_surrogate(
+    log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Tensor,
+    *,
+    epsilon_low: float,
+    epsilon_high: float,
+    dual_clip: float,
+) -> ClippedTerms:
+    """Pessimistic bound on the policy improvement of each token.
+
+        r = exp(log_prob - old_log_prob)
+        J = min(r A, clip(r, 1 - eps_low, 1 + eps_high) A)      PPO, arXiv:1707.06347; DAPO, arXiv:2503.14476
+        J = max(J, c A) where A < 0                             dual clip, arXiv:1912.09729
+
+    Args:
+        log_probs: (S,) of the sampled tokens under the policy being trained, in nats.
+        old_log_probs: (S,) of the same tokens at the start of the step.
+        advantages: (S,) advantage of each token's rollout.
+        epsilon_low: See `ClippedConfig`.
+        epsilon_high: See `ClippedConfig`.
+        dual_clip: c.
+
+    Returns:
+        Objective and clip indicator per token.
+    """
+    check_shape(log_probs, "S")
+    check_shape(old_log_probs, "S", S=log_probs.shape[0])
+    check_shape(advantages, "S", S=log_probs.shape[0])
+    ratio = torch.exp(log_probs - old_log_probs)
+    bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
+    pessimistic = torch.minimum(ratio * advantages, bounded * advantages)
+    objective = torch.where(advantages < 0, torch.maximum(pessimistic, dual_clip * advantages), pessimistic)
+    outside = torch.where(advantages > 0, ratio > 1 + epsilon_high, (ratio < 1 - epsilon_low) | (ratio > dual_clip))
+    return ClippedTerms(objective, outside & (advantages != 0))

@@ -1,0 +1,141 @@
+"""The nouns of the project: frozen records for what happened, in the order in which it happens.
+
+    Prompt -> Rollout -> Verdict -> RolloutGroup -> TrainBatch -> UpdateReport
+
+Records cross process boundaries; string-keyed dictionaries do not. Token ids go in and token ids come out: nothing is
+ever tokenised twice.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+from numpy.typing import NDArray
+
+TokenIds = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+class FinishReason(Enum):
+    """Why a rollout ended: the model said so (`stop`), or the token limit cut it (`length`)."""
+
+    stop = "stop"
+    length = "length"
+
+
+class Outcome(Enum):
+    """What the verifier found. `timeout` and `error` are never a wrong answer: they say nothing about the answer."""
+
+    correct = "correct"
+    wrong = "wrong"
+    unparsable = "unparsable"
+    timeout = "timeout"
+    error = "error"
+
+    @property
+    def is_judgement(self) -> bool:
+        """Whether the answer was judged at all; the other outcomes carry no reward."""
+        return self not in (Outcome.timeout, Outcome.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One problem: what the policy reads (as text and as token ids) and the reference answer it never sees."""
+
+    id: str
+    text: str
+    answer: str
+    token_ids: tuple[int, ...] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Rollout:
+    """One sampled answer, stamped with the policy that sampled it."""
+
+    group: int
+    """Place of its prompt in the step's batch, 0 to N - 1."""
+    index: int
+    """Place in the group, 0 to G - 1."""
+    token_ids: TokenIds
+    """(T,) sampled tokens, the end token included where there is one."""
+    rollout_log_probs: Floats
+    """(T,) log-probabilities under the engine's policy at the sampling temperature, in nats."""
+    text: str
+    finish_reason: FinishReason
+    policy_version: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The verifier's finding on one rollout."""
+
+    outcome: Outcome
+    reward: float
+    detail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RolloutGroup:
+    """A prompt with its G rollouts and their verdicts, in the order of `Rollout.index`."""
+
+    prompt: Prompt
+    rollouts: tuple[Rollout, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse a group whose rollouts and verdicts do not pair up."""
+        if len(self.rollouts) != len(self.verdicts):
+            raise ValueError(f"{len(self.rollouts)} rollouts with {len(self.verdicts)} verdicts in {self.prompt.id}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainBatch:
+    """All rollouts of a step as ragged arrays: row b owns tokens `offsets[b]` to `offsets[b + 1]`.
+
+    Every learner rank holds the whole batch and trains on its share of the rows, so nothing about a row depends on who
+    computes it.
+    """
+
+    token_ids: TokenIds
+    """(sum of row lengths,) prompt and response tokens, row after row."""
+    offsets: NDArray[np.int64]
+    """(B + 1,)"""
+    prompt_lengths: NDArray[np.int64]
+    """(B,)"""
+    rollout_log_probs: Floats
+    """(sum of response lengths,) in row order."""
+    advantages: Floats
+    """(B,)"""
+    loss_mask: NDArray[np.bool_]
+    """(sum of response lengths,) the sampled tokens that carry loss."""
+
+    @property
+    def rows(self) -> int:
+        """B, the number of rollouts."""
+        return len(self.prompt_lengths)
+
+    @property
+    def row_lengths(self) -> NDArray[np.int64]:
+        """(B,) prompt plus response tokens."""
+        return np.diff(self.offsets)
+
+    @property
+    def response_lengths(self) -> NDArray[np.int64]:
+        """(B,) sampled tokens."""
+        return self.row_lengths - self.prompt_lengths
+
+    @property
+    def response_offsets(self) -> NDArray[np.int64]:
+        """(B + 1,) where a row's response starts in the arrays that hold response tokens only."""
+        return np.concatenate([[0], np.cumsum(self.response_lengths)])
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReport:
+    """What the learner did with one batch: metrics with a namespace, durations in seconds."""
+
+    policy_version: int
+    metrics: Mapping[str, float]

@@ -1,0 +1,1 @@
+"""Hydra entry points: compose, validate, hand over."""

@@ -1,0 +1,155 @@
+"""Everything that can fail before a process is started, fails here: data, model, tokenizer, one known answer, folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from delta.data.problems import ProblemSet, encode_problems
+from delta.data.sources import load_problems
+from delta.errors import ConfigError, DataError, ModelError, StorageError
+from delta.rewards import judge_final_answer
+from delta.types import Outcome, Prompt
+from workers.controller.config import Resume, TrainConfig
+from workers.controller.console import RunConsole
+from workers.controller.loop import RunData
+from workers.warm_start.config import PretrainedModelConfig, WarmStartModelConfig
+from workers.warm_start.make import warm_start
+from workers.warm_start.tokenizer import byte_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a run needs, found and checked."""
+
+    run_dir: Path
+    model_path: Path
+    data: RunData
+
+
+def prepare(config: TrainConfig, settings: DictConfig, console: RunConsole) -> Prepared:
+    """Check and fetch everything a run needs, cheapest first.
+
+    Args:
+        config: The run.
+        settings: The same as Hydra composed it, to be kept in the run folder.
+        console: Where progress is shown.
+
+    Returns:
+        Folder, model and prompts.
+
+    Raises:
+        DeltaError: Something cannot work; nothing was started.
+    """
+    check_context(config)
+    if isinstance(config.model, PretrainedModelConfig):
+        check_model(config.model)
+    problems = load_problems(config.data, seed=config.seed)
+    check_known_answer(problems)
+    tokenizer = load_tokenizer(config)
+    data = encode(config, problems, tokenizer, console)
+    run_dir = open_run_dir(config)
+    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(settings, resolve=True), encoding="utf-8")
+    model_path = (
+        warm_start(config.model, seed=config.seed, console=console)
+        if isinstance(config.model, WarmStartModelConfig)
+        else Path(config.model.path)
+    )
+    return Prepared(run_dir, model_path, data)
+
+
+def check_context(config: TrainConfig) -> None:
+    """The engine's context must fit the model's."""
+    if isinstance(config.model, WarmStartModelConfig) and config.rollout.max_model_len > config.model.max_positions:
+        raise ConfigError(
+            f"rollout.max_model_len={config.rollout.max_model_len} is longer than model.max_positions="
+            f"{config.model.max_positions}; lower the one or raise the other."
+        )
+
+
+def check_model(config: PretrainedModelConfig) -> None:
+    """A path must hold a model in Hugging Face format; a hub name is left to the hub."""
+    if not config.path:
+        raise ConfigError("model.path is empty: expected a folder in Hugging Face format, or a name on the hub.")
+    path = Path(config.path)
+    missing = [name for name in ("config.json", "tokenizer_config.json") if not (path / name).is_file()]
+    if path.is_dir() and not list(path.glob("*.safetensors")):
+        missing.append("*.safetensors")
+    looks_like_path = path.exists() or config.path.startswith((".", "/", "~")) or config.path.count("/") != 1
+    if missing and looks_like_path:
+        raise ModelError(
+            f"model.path={config.path} is no model: {', '.join(missing)} not found. Expected a folder in Hugging Face "
+            "format (config.json, tokenizer, *.safetensors), such as the `export` folder of a run."
+        )
+
+
+def load_tokenizer(config: TrainConfig) -> PreTrainedTokenizerBase:
+    """The policy's tokenizer.
+
+    Raises:
+        ModelError: The model has none, or it lacks an end token.
+    """
+    if isinstance(config.model, WarmStartModelConfig):
+        return byte_tokenizer()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"model.path={config.model.path}: no usable tokenizer ({str(error).splitlines()[0]}). Expected a folder in "
+            "Hugging Face format, or a hub name and network."
+        ) from error
+    if tokenizer.eos_token_id is None:
+        raise ModelError(f"model.path={config.model.path}: its tokenizer has no end token, so no answer could ever end.")
+    return tokenizer
+
+
+def check_known_answer(problems: ProblemSet) -> None:
+    """The reference answer of the first problem must score as correct: a verifier that fails here fails everywhere."""
+    problem = (*problems.train, *problems.held_out)[0]
+    verdict = judge_final_answer(f"#### {problem.answer}", problem.answer)
+    if verdict.outcome is not Outcome.correct:
+        raise DataError(
+            f"problem {problem.id}: its own answer {problem.answer[:80]!r} scores as {verdict.outcome.value} "
+            f"({verdict.detail}). Expected a short final answer: a number or a mathematical expression on one line."
+        )
+
+
+def encode(
+    config: TrainConfig, problems: ProblemSet, tokenizer: PreTrainedTokenizerBase, console: RunConsole
+) -> RunData:
+    """Prompts as token ids, with the ones that do not fit reported or refused."""
+    room = config.rollout.max_model_len - config.rollout.max_new_tokens
+    parts: list[list[Prompt]] = []
+    for part in (problems.train, problems.held_out):
+        prompts, dropped = encode_problems(
+            part,
+            lambda text: tokenizer.encode(text, add_special_tokens=False),
+            max_prompt_tokens=room,
+            overlong=config.data.overlong,
+        )
+        if dropped:
+            console.say(f"dropped {len(dropped)} of {len(part)} prompts longer than {room} tokens")
+        parts.append(prompts)
+    return RunData(train=parts[0], held_out=parts[1])
+
+
+def open_run_dir(config: TrainConfig) -> Path:
+    """Create the run folder; a folder with a run in it must be meant.
+
+    Raises:
+        ConfigError: It holds a run and `resume=never`.
+        StorageError: It cannot be written.
+    """
+    run_dir = Path(config.run_dir)
+    if config.resume is Resume.never and (run_dir / "config.yaml").exists():
+        raise ConfigError(
+            f"run_dir={run_dir} already holds a run and resume=never. Choose another folder, or resume=auto to go on."
+        )
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / ".writable").touch()
+        (run_dir / ".writable").unlink()
+    except OSError as error:
+        raise StorageError(f"run_dir={run_dir} cannot be written: {error}. Choose another folder.") from error
+    return run_dir

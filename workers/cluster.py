@@ -1,0 +1,70 @@
+"""The Ray cluster of a run: started for it, reachable from this host only, gone with it."""
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+
+
+@dataclass(kw_only=True, slots=True)
+class ClusterConfig:
+    """Where the processes run (`cluster=laptop`: all of them here, under a Ray of their own)."""
+
+    num_cpus: int = 2
+    """CPUs that Ray may plan with."""
+    object_store_mib: int = 256
+    """Shared memory for objects in flight between the processes."""
+    timeout_s: float = 600.0
+    """Deadline of every call to a worker; generous, since it only has to end waits that would never end."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.num_cpus < 1 or self.object_store_mib < 80 or self.timeout_s <= 0:
+            raise ValueError(
+                f"cluster.num_cpus={self.num_cpus}, cluster.object_store_mib={self.object_store_mib}, "
+                f"cluster.timeout_s={self.timeout_s}: expected at least 1 CPU, 80 MiB (Ray's minimum) and a "
+                "positive deadline."
+            )
+
+
+@contextlib.contextmanager
+def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
+    """Start Ray for this run and end it, and all its processes and files, on the way out.
+
+    Ray's logs are moved to `log_folder` when the run fails; they are of no use otherwise.
+    """
+    # Ray puts sockets there, whose paths must be short, so it cannot be the run folder.
+    folder = Path(tempfile.mkdtemp(prefix="delta-ray-"))
+    token = folder / "token"
+    token.write_text(secrets.token_hex(32))
+    token.chmod(0o600)
+    # A token of the run's own: Ray would otherwise write one into the user's home, or run without any.
+    os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    failed = True
+    try:
+        ray.init(
+            address="local",
+            num_cpus=config.num_cpus,
+            object_store_memory=config.object_store_mib * 2**20,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder),
+            _node_ip_address="127.0.0.1",
+        )
+        yield
+        failed = False
+    finally:
+        ray.shutdown()
+        if failed:
+            with contextlib.suppress(OSError):
+                shutil.copytree(folder / "session_latest" / "logs", log_folder, dirs_exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)

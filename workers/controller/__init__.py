@@ -1,0 +1,1 @@
+"""The controller: schedules a run and keeps its books."""

@@ -1,0 +1,89 @@
+"""The configuration of a run: what each part declares, put together and checked against each other."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from delta.advantages import GroupAdvantageConfig
+from delta.credit import DiscriminativeConfig
+from delta.errors import ConfigError
+from delta.losses import ClippedConfig
+from workers.cluster import ClusterConfig
+from workers.controller.metrics import LoggerConfig
+from workers.learner.config import LearnerConfig
+from workers.rollout.config import RolloutConfig
+from workers.verifier.config import VerifierConfig
+
+
+class Resume(Enum):
+    """What to do with a run folder that holds a run: go on from its last checkpoint (`auto`), or refuse (`never`)."""
+
+    auto = "auto"
+    never = "never"
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationConfig:
+    """How held-out accuracy is measured."""
+
+    every: int = 20
+    """Training steps between measurements; also before the first step and after the last."""
+    samples: int = 4
+    """Answers sampled per problem at the training temperature, beside the greedy one."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.every < 1 or self.samples < 1:
+            raise ValueError(f"evaluation.every={self.every}, evaluation.samples={self.samples}: expected 1 or more.")
+
+
+@dataclass(kw_only=True, slots=True)
+class CheckpointConfig:
+    """When the state of a run is written."""
+
+    every: int = 20
+    """Training steps between checkpoints; also after the last step and on interruption."""
+    keep: int = 2
+    """Checkpoints kept; older ones are deleted."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.every < 1 or self.keep < 1:
+            raise ValueError(f"checkpoint.every={self.every}, checkpoint.keep={self.keep}: expected 1 or more.")
+
+
+@dataclass(kw_only=True, slots=True)
+class TrainConfig:
+    """One training run. The untyped fields are config groups: each holds the dataclass of the chosen variant."""
+
+    steps: int = 100
+    """Rollout batches to train on."""
+    seed: int = 1
+    """Of everything random: model, problems, order, sampling."""
+    run_dir: str = ""
+    """Folder of the run."""
+    resume: Resume = Resume.auto
+    """What to do if `run_dir` holds a run: `auto` goes on from its last checkpoint, `never` refuses."""
+    model: Any = None
+    data: Any = None
+    advantage: Any = field(default_factory=GroupAdvantageConfig)
+    credit: Any = field(default_factory=DiscriminativeConfig)
+    loss: Any = field(default_factory=ClippedConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    logger: LoggerConfig = field(default_factory=LoggerConfig)
+
+    def __post_init__(self) -> None:
+        """Check what concerns more than one part."""
+        if self.steps < 1:
+            raise ConfigError(f"steps={self.steps}: expected 1 or more.")
+        if self.rollout.prompts_per_step % self.learner.updates_per_step:
+            raise ConfigError(
+                f"rollout.prompts_per_step={self.rollout.prompts_per_step} does not divide into "
+                f"learner.updates_per_step={self.learner.updates_per_step} mini-batches; use a multiple of "
+                f"{self.learner.updates_per_step} prompts, or another number of updates."
+            )

@@ -1,0 +1,321 @@
+"""The training loop: the paper's algorithm box, with scheduling and bookkeeping pushed below it.
+
+The controller schedules and accounts. It never touches tensors of model size and never scores an answer.
+"""
+
+import asyncio
+import hashlib
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from delta.data.sampler import PromptSampler
+from delta.diagnostics import batch_metrics, check_mismatch
+from delta.errors import StorageError, WorkerError
+from delta.types import Prompt, Rollout, RolloutGroup, UpdateReport, Verdict
+from workers.controller.checkpoints import FORMAT, CheckpointStore, Manifest, sizes
+from workers.controller.config import TrainConfig
+from workers.controller.console import RunConsole
+from workers.controller.evaluation import Evaluation, Scored, summarize
+from workers.controller.interruption import Interrupted, Interruption
+from workers.controller.metrics import JsonLines, Tracker
+from workers.controller.trajectory import check_same_trajectory, trajectory_of, versions
+from workers.learner.group import LearnerGroup
+from workers.learner.learner import AlgorithmConfig
+from workers.rollout.engine import SamplingRequest
+from workers.rollout.pool import RolloutPool
+from workers.rollout.worker import RolloutTask
+from workers.verifier.pool import VerifierPool
+
+PROBE_TOKENS = 64
+"""Length of the parity probe."""
+
+BYTES_PER_PARAMETER = 20
+"""Of a checkpoint (weights, master weights, two moments) and its share of the export, rounded up."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunData:
+    """What a run trains and measures on."""
+
+    train: Sequence[Prompt]
+    held_out: Sequence[Prompt]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """A step's groups, and the seconds it took to get them."""
+
+    groups: list[RolloutGroup]
+    generate_s: float
+    score_s: float
+    """From the last rollout to the last verdict; the rest of scoring is hidden behind generation."""
+
+
+class Controller:
+    """One run, from a model and prompts to a trained policy in `run_dir`."""
+
+    def __init__(
+        self, config: TrainConfig, *, model_path: Path, data: RunData, run_dir: Path, console: RunConsole
+    ) -> None:
+        """Prepare; `run` does the work."""
+        self._config = config
+        self._model_path = str(model_path)
+        self._data = data
+        self._run_dir = run_dir
+        self._console = console
+        self._sampler = PromptSampler(data.train, batch_size=config.rollout.prompts_per_step, seed=config.seed)
+        self._metrics = JsonLines(run_dir / "metrics.jsonl")
+        self._evaluations = JsonLines(run_dir / "evaluations.jsonl")
+        self._checkpoints = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
+        self._trajectory = trajectory_of(config, data.train)
+        self._tracker = Tracker(config.logger, run_dir=run_dir, settings=self._trajectory)
+        self._interruption = Interruption()
+        probe = [token for prompt in data.train[:PROBE_TOKENS] for token in prompt.token_ids]
+        self._probe = (probe * 2)[:PROBE_TOKENS]
+
+    async def run(self) -> bool:
+        """Train to the last step, or until asked to end; whether the run is complete."""
+        with self._interruption.listen():
+            try:
+                await self._interruption.abandon(self._start())
+                first = await self._resume()
+            except Interrupted:
+                return False
+            try:
+                await self._train(first)
+                return True
+            except Interrupted:
+                await self._checkpoint()
+                return False
+            finally:
+                self._tracker.close()
+
+    async def _train(self, first: int) -> None:
+        steps = self._config.steps
+        if first == 0:
+            await self._evaluate()
+        for step in range(first, steps):
+            started = time.perf_counter()
+            prompts = self._sampler.batch(step)  # N prompts
+            collected = await self._interruption.abandon(self._collect(step, prompts))  # N groups of G scored rollouts
+            # From here the step is all or nothing: weights, engines and metrics move on together.
+            report = await self._learners.update(collected.groups, policy_version=step)  # credit, then optimizer steps
+            updated = time.perf_counter()
+            await self._publish(step + 1)  # rollout workers move to the new policy
+            self._step = step + 1
+            now = time.perf_counter()
+            self._record(collected, report, sync_s=now - updated, step_s=now - started)
+            if self._step % self._config.evaluation.every == 0 or self._step == steps:
+                await self._evaluate()
+            if self._step % self._config.checkpoint.every == 0 or self._step == steps:
+                await self._checkpoint()
+        if not self._evaluations.rows() or self._evaluations.rows()[-1]["step"] < steps:
+            await self._evaluate()  # a resumed run that had nothing left to train
+        await self._learners.export(self._run_dir / "export")
+
+    async def _start(self) -> None:
+        """Start all processes and load the model into them; engines and learners load side by side."""
+        config = self._config
+        timeout_s = config.cluster.timeout_s
+        with self._console.phase("starting engine, verifiers and learners"):
+            self._verifiers = VerifierPool(config.verifier)
+            self._rollouts = RolloutPool(
+                self._model_path, config.rollout, dtype=config.model.dtype, seed=config.seed, timeout_s=timeout_s
+            )
+            self._learners = LearnerGroup(config.learner, timeout_s=timeout_s)
+            parameters, _, _ = await asyncio.gather(
+                self._learners.set_up(
+                    self._model_path,
+                    AlgorithmConfig(advantage=config.advantage, credit=config.credit, loss=config.loss),
+                    dtype=config.model.dtype,
+                    temperature=config.rollout.temperature,
+                    mismatch_limit=config.rollout.mismatch_limit,
+                ),
+                self._rollouts.ready(),
+                self._verifiers.ready(),
+            )
+            await self._learners.connect(self._rollouts.actors)
+        self._check_space(parameters)
+        self._console.say(
+            f"policy: {parameters:,} parameters | {len(self._data.train):,} problems to train on, "
+            f"{len(self._data.held_out):,} held out | run folder {self._run_dir}"
+        )
+
+    async def _resume(self) -> int:
+        """Load the newest checkpoint if there is one, and give engines the learner's policy; the steps done so far."""
+        self._step = 0
+        found = self._checkpoints.latest()
+        if found is not None:
+            folder, manifest = found
+            check_same_trajectory(self._trajectory, manifest.trajectory, folder=folder)
+            await self._learners.load(folder)
+            self._step = manifest.step
+            self._console.say(f"resumed from {folder}: {manifest.step} steps done")
+        self._metrics.cut(last_step=self._step)
+        self._evaluations.cut(last_step=self._step)
+        await self._publish(self._step)
+        return self._step
+
+    async def _collect(self, step: int, prompts: Sequence[Prompt]) -> Collected:
+        """Sample a group for each prompt and score every rollout as soon as it is finished."""
+        config = self._config.rollout
+        tasks = [
+            RolloutTask(
+                group,
+                index,
+                SamplingRequest(
+                    prompt.token_ids,
+                    config.temperature,
+                    config.max_new_tokens,
+                    rollout_seed(self._config.seed, step, group, index),
+                ),
+            )
+            for group, prompt in enumerate(prompts)
+            for index in range(config.group_size)
+        ]
+        started = time.perf_counter()
+        scored, generated = await self._sample_and_score(tasks, prompts)
+        ended = time.perf_counter()
+        by_place = {(rollout.group, rollout.index): (rollout, verdict) for rollout, verdict in scored}
+        groups = []
+        for group, prompt in enumerate(prompts):
+            rollouts, verdicts = zip(*(by_place[group, index] for index in range(config.group_size)), strict=True)
+            groups.append(RolloutGroup(prompt, rollouts, verdicts))
+        self._check_failures([verdict for _, verdict in scored])
+        return Collected(groups=groups, generate_s=generated - started, score_s=ended - generated)
+
+    async def _sample_and_score(
+        self, tasks: Sequence[RolloutTask], prompts: Sequence[Prompt]
+    ) -> tuple[list[Scored], float]:
+        """Scored rollouts in no particular order, and the time at which the last one was sampled."""
+
+        async def score(lot: list[Rollout]) -> list[Scored]:
+            verdicts = await self._verifiers.score([(rollout.text, prompts[rollout.group].answer) for rollout in lot])
+            return list(zip(lot, verdicts, strict=True))
+
+        async with asyncio.TaskGroup() as scoring:
+            lots = [scoring.create_task(score(lot)) async for lot in self._rollouts.generate(tasks)]
+            generated = time.perf_counter()
+        return [pair for lot in lots for pair in lot.result()], generated
+
+    async def _publish(self, policy_version: int) -> None:
+        """Move the weights to every engine, and make sure that they arrived.
+
+        Raises:
+            MismatchError: An engine computes other log-probabilities than the learner for the probe.
+        """
+        await self._learners.publish(policy_version)
+        engines, expected = await asyncio.gather(
+            self._rollouts.log_probs(self._probe), self._learners.log_probs(self._probe)
+        )
+        for place, (version, log_probs) in enumerate(engines):
+            if version != policy_version:
+                raise WorkerError(f"rollout worker {place} holds policy {version} after policy {policy_version} was sent.")
+            check_mismatch(
+                float(np.abs(log_probs - expected).max()),
+                self._config.rollout.mismatch_limit,
+                where=f"parity probe of rollout worker {place} after the sync of policy {policy_version}",
+            )
+
+    async def _evaluate(self) -> None:
+        """Measure held-out accuracy, greedy and sampled."""
+        evaluation = await self._interruption.abandon(self._measure())
+        self._evaluations.append(asdict(evaluation))
+        self._console.evaluation(evaluation)
+        self._tracker.log(
+            {
+                "evaluation/accuracy": evaluation.accuracy,
+                "evaluation/sampled_accuracy": evaluation.sampled_accuracy,
+                "evaluation/reasoned_share": evaluation.reasoned_share,
+            },
+            step=self._step,
+        )
+
+    async def _measure(self) -> Evaluation:
+        prompts = self._data.held_out
+        config = self._config
+        tasks = [
+            RolloutTask(
+                group,
+                index,
+                SamplingRequest(
+                    prompt.token_ids,
+                    config.rollout.temperature if index else 0.0,
+                    config.rollout.max_new_tokens,
+                    # Seeds of their own, below all training steps; the same at every measurement.
+                    rollout_seed(config.seed, -1, group, index),
+                ),
+            )
+            for group, prompt in enumerate(prompts)
+            for index in range(1 + config.evaluation.samples)
+        ]
+        scored, _ = await self._sample_and_score(tasks, prompts)
+        scored.sort(key=lambda pair: (pair[0].group, pair[0].index))
+        greedy = [pair for pair in scored if pair[0].index == 0]
+        sampled = [pair for pair in scored if pair[0].index > 0]
+        return summarize(self._step, prompts, greedy, sampled)
+
+    async def _checkpoint(self) -> None:
+        """Write the state after the last complete step."""
+        draft = self._checkpoints.begin(self._step)
+        await self._learners.save(draft)
+        manifest = Manifest(
+            format=FORMAT,
+            step=self._step,
+            trajectory=self._trajectory,
+            weights_hash=await self._learners.weights_hash(),
+            versions=versions(),
+            files=sizes(draft),
+        )
+        folder = self._checkpoints.publish(draft, manifest)
+        self._console.say(f"checkpoint {folder}")
+
+    def _record(self, collected: Collected, report: UpdateReport, *, sync_s: float, step_s: float) -> None:
+        metrics = batch_metrics(collected.groups)
+        row = {
+            "step": self._step,
+            "epoch": self._sampler.epoch(self._step),
+            "policy_version": self._step,
+            **metrics,
+            **report.metrics,
+            "time/generate_s": collected.generate_s,
+            "time/score_s": collected.score_s,
+            "time/sync_s": sync_s,
+            "time/step_s": step_s,
+            "rollout/tokens_per_s": metrics["rollout/tokens"] / collected.generate_s,
+            "step/rollouts_per_s": sum(len(group.rollouts) for group in collected.groups) / step_s,
+        }
+        self._metrics.append(row)
+        self._console.step(row, steps=self._config.steps)
+        self._tracker.log(row, step=self._step)
+
+    def _check_failures(self, verdicts: Sequence[Verdict]) -> None:
+        failed = [verdict for verdict in verdicts if not verdict.outcome.is_judgement]
+        limit = self._config.verifier.max_failure_rate
+        if len(failed) > limit * len(verdicts):
+            raise WorkerError(
+                f"the verifiers could not judge {len(failed)} of {len(verdicts)} answers (for example "
+                f"{failed[0].outcome.value}: {failed[0].detail}); expected at most "
+                f"verifier.max_failure_rate={limit:g}. Rewards would say more about the verifier than about the policy."
+            )
+
+    def _check_space(self, parameters: int) -> None:
+        needed = parameters * BYTES_PER_PARAMETER * (self._config.checkpoint.keep + 1)
+        free = shutil.disk_usage(self._run_dir).free
+        if free < needed:
+            raise StorageError(
+                f"{self._run_dir} has {free / 2**20:.0f} MiB free; {self._config.checkpoint.keep + 1} checkpoints of "
+                f"{parameters:,} parameters take {needed / 2**20:.0f} MiB. Free space, choose another run_dir, or lower "
+                "checkpoint.keep."
+            )
+
+
+def rollout_seed(seed: int, step: int, group: int, index: int) -> int:
+    """The sampling seed of a rollout: a function of its place in the run, so that a resumed run repeats it."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{group}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) % 2**31

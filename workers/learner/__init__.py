@@ -1,0 +1,1 @@
+"""DeepSpeed ZeRO-3 learners: credit, surrogate, optimizer."""

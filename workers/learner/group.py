@@ -1,0 +1,117 @@
+"""All learner ranks as one."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from delta.types import Floats, RolloutGroup, UpdateReport
+from workers.calls import gather
+from workers.learner.actor import LearnerActor
+from workers.learner.config import LearnerConfig
+from workers.learner.learner import AlgorithmConfig
+from workers.learner.worker import learner_environment
+
+
+class LearnerGroup:
+    """The ranks of one ZeRO-3 group; every call goes to all of them, since every call holds collectives."""
+
+    def __init__(self, config: LearnerConfig, *, timeout_s: float) -> None:
+        """Start the processes; `set_up` loads the model."""
+        self._timeout_s = timeout_s
+        environment = {"env_vars": learner_environment(config)}
+        self.actors = [
+            LearnerActor.options(num_cpus=0, runtime_env=environment).remote(rank=rank, config=config)
+            for rank in range(config.num_ranks)
+        ]
+
+    async def set_up(
+        self,
+        model_path: str,
+        algorithm: AlgorithmConfig,
+        *,
+        dtype: str,
+        temperature: float,
+        mismatch_limit: float,
+    ) -> int:
+        """Form the group and partition the model; returns its number of parameters."""
+        address, port = await self._free_address()
+        parameters = await self._all(
+            "learner start-up",
+            "set_up",
+            model_path,
+            algorithm,
+            dtype=dtype,
+            temperature=temperature,
+            mismatch_limit=mismatch_limit,
+            address=address,
+            port=port,
+            timeout_s=self._timeout_s,
+        )
+        return int(parameters[0])
+
+    async def connect(self, rollout_actors: list[Any]) -> None:
+        """Open the weight transfer to the engines."""
+        address, port = await self._free_address()
+        await self._all(
+            "weight transfer set-up",
+            "connect",
+            rollout_actors,
+            address=address,
+            port=port,
+            timeout_s=self._timeout_s,
+        )
+
+    async def publish(self, policy_version: int) -> None:
+        """Move the weights to every engine."""
+        await self._all("weight sync", "publish", policy_version)
+
+    async def update(self, groups: Sequence[RolloutGroup], *, policy_version: int) -> UpdateReport:
+        """Train on one batch; it is put into the object store once, whatever the number of ranks."""
+        reports = await self._all("update", "update", ray.put(groups), policy_version=policy_version)
+        report: UpdateReport = reports[0]
+        return report
+
+    async def coefficients(self, groups: Sequence[RolloutGroup]) -> Floats:
+        """Credit of every response token of the batch, in batch order; nothing is trained."""
+        parts = await self._all("credit", "coefficients", ray.put(groups))
+        places = np.concatenate([places for places, _ in parts])
+        values = np.concatenate([values for _, values in parts])
+        coefficients = np.zeros(len(places), dtype=np.float32)
+        coefficients[places] = values
+        return coefficients
+
+    async def log_probs(self, token_ids: Sequence[int]) -> Floats:
+        """The learner's log-probabilities of the parity probe."""
+        answers: list[Floats] = await self._all("parity probe", "log_probs", token_ids)
+        return answers[0]
+
+    async def save(self, folder: Path) -> None:
+        """Write every rank's shards."""
+        await self._all("checkpoint", "save", str(folder))
+
+    async def load(self, folder: Path) -> None:
+        """Read every rank's shards."""
+        await self._all("resume", "load", str(folder))
+
+    async def export(self, folder: Path) -> None:
+        """Write the policy in Hugging Face format."""
+        await self._all("export", "export", str(folder))
+
+    async def weights_hash(self) -> str:
+        """Hash of all weights."""
+        hashes = await self._all("weights hash", "weights_hash")
+        return str(hashes[0])
+
+    async def _free_address(self) -> tuple[str, int]:
+        addresses: list[tuple[str, int]] = await self._all("learner start-up", "address")
+        return addresses[0]
+
+    async def _all(self, phase: str, method: str, *args: Any, **kwargs: Any) -> list[Any]:
+        calls = {
+            f"learner rank {rank}": getattr(actor, method).remote(*args, **kwargs)
+            for rank, actor in enumerate(self.actors)
+        }
+        return await gather(calls, phase=phase, timeout_s=self._timeout_s)

@@ -1,0 +1,142 @@
+"""A learner rank as a process: group membership, weight sync, checkpoints, and the update itself."""
+
+import hashlib
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.actor import ActorHandle
+
+from delta.types import Floats, RolloutGroup, UpdateReport
+from workers.learner.config import LearnerConfig
+from workers.learner.learner import AlgorithmConfig, Learner
+
+
+class LearnerWorker:
+    """One rank of the learner group. The controller calls every method on all ranks at once."""
+
+    def __init__(self, *, rank: int, config: LearnerConfig) -> None:
+        """Take a place in the group; nothing is loaded yet."""
+        self._rank = rank
+        self._config = config
+
+    def address(self) -> tuple[str, int]:
+        """An address of this process's host that is free to listen on."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return "127.0.0.1", probe.getsockname()[1]
+
+    def set_up(
+        self,
+        model_path: str,
+        algorithm: AlgorithmConfig,
+        *,
+        dtype: str,
+        temperature: float,
+        mismatch_limit: float,
+        address: str,
+        port: int,
+        timeout_s: float,
+    ) -> int:
+        """Join the group and partition the model over it; returns the number of parameters."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from workers.learner.engine import create_engine, join_ranks
+        from workers.learner.policy import Policy
+
+        torch.set_num_threads(self._config.threads_per_rank)
+        join_ranks(
+            rank=self._rank, world_size=self._config.num_ranks, address=address, port=port, timeout_s=timeout_s
+        )
+        self._tokenizer = AutoTokenizer.from_pretrained(model_path)
+        causal_lm = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
+        parameters = sum(parameter.numel() for parameter in causal_lm.parameters())
+        self._causal_lm = causal_lm
+        self._engine = create_engine(Policy(causal_lm, temperature=temperature), self._config)
+        self._learner = Learner(
+            self._engine, algorithm, self._config, rank=self._rank, mismatch_limit=mismatch_limit
+        )
+        return parameters
+
+    def connect(self, rollout_actors: list[ActorHandle], *, address: str, port: int, timeout_s: float) -> None:
+        """Open the weight transfer to the engines."""
+        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
+
+        from workers.weights.client import RolloutWorkersClient
+        from workers.weights.gloo import GlooTrainerInitInfo
+        from workers.weights.source import Zero3Source
+
+        self._transfer: Any = WeightTransferTrainerFactory.trainer_init(
+            GlooTrainerInitInfo(
+                rank=self._rank,
+                master_address=address,
+                master_port=port,
+                world_size=1 + len(rollout_actors),
+                timeout_s=timeout_s,
+            ),
+            client=RolloutWorkersClient(rollout_actors, timeout_s=timeout_s),
+            source=Zero3Source(self._causal_lm),
+        )
+
+    def publish(self, policy_version: int) -> None:
+        """Send the weights to every engine under the name of `policy_version`."""
+        self._transfer.version = policy_version
+        self._transfer.send_weights()
+
+    def update(self, groups: Sequence[RolloutGroup], *, policy_version: int) -> UpdateReport:
+        """Train on one batch; see `Learner.update`."""
+        return self._learner.update(groups, policy_version=policy_version)
+
+    def coefficients(self, groups: Sequence[RolloutGroup]) -> tuple[np.ndarray, np.ndarray]:
+        """Credit of this rank's tokens; see `Learner.coefficients`."""
+        places, coefficients = self._learner.coefficients(groups)
+        return places.numpy(), coefficients.numpy()
+
+    def log_probs(self, token_ids: Sequence[int]) -> Floats:
+        """The learner's side of the parity probe; see `Learner.log_probs`."""
+        return self._learner.log_probs(token_ids).numpy()
+
+    def save(self, folder: str) -> None:
+        """Write this rank's shards of weights and optimizer state into `folder`."""
+        self._engine.save_checkpoint(folder, tag="learner", save_latest=False)
+
+    def load(self, folder: str) -> None:
+        """Read what `save` wrote, on the same number of ranks."""
+        path, _ = self._engine.load_checkpoint(folder, tag="learner")
+        if path is None:
+            raise FileNotFoundError(f"no learner state in {folder}")
+
+    def export(self, folder: str) -> None:
+        """Write whole weights, configuration and tokenizer in Hugging Face format; rank 0 writes."""
+        weights = {name: weight.detach().clone() for name, weight in self._whole_weights() if self._rank == 0}
+        if self._rank == 0:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self._causal_lm.save_pretrained(folder, state_dict=weights)
+            self._tokenizer.save_pretrained(folder)
+
+    def weights_hash(self) -> str:
+        """SHA-256 over names and bytes of all weights: equal hashes are equal policies."""
+        digest = hashlib.sha256()
+        for name, weight in self._whole_weights():
+            digest.update(name.encode())
+            digest.update(weight.detach().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def _whole_weights(self) -> Any:
+        from workers.weights.source import Zero3Source
+
+        return Zero3Source(self._causal_lm)
+
+
+def learner_environment(config: LearnerConfig) -> dict[str, str]:
+    """Environment of a learner process; read by torch and DeepSpeed when they load."""
+    return {
+        "DS_ACCELERATOR": "cpu",
+        "OMP_NUM_THREADS": str(config.threads_per_rank),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
+    }

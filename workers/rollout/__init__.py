@@ -1,0 +1,1 @@
+"""Rollout workers: vLLM engines that sample groups of answers."""

@@ -1,0 +1,51 @@
+"""How rollouts are sampled."""
+
+from dataclasses import dataclass
+
+
+@dataclass(kw_only=True, slots=True)
+class RolloutConfig:
+    """Rollout workers and sampling (`rollout=vllm`)."""
+
+    prompts_per_step: int = 32
+    """N, prompts sampled per training step."""
+    group_size: int = 8
+    """G, rollouts per prompt."""
+    max_new_tokens: int = 32
+    """Tokens a rollout may have; it is cut there."""
+    temperature: float = 1.0
+    """Sampling temperature; the learner's log-probabilities use the same."""
+    max_model_len: int = 2048
+    """Context of the engine: prompt and rollout must fit."""
+    num_workers: int = 1
+    """Engines, each with a copy of the policy; prompts are split evenly among them."""
+    threads_per_worker: int = 2
+    """CPU threads of an engine."""
+    max_num_seqs: int = 256
+    """Rollouts that an engine decodes at the same time."""
+    kv_cache_gib: int = 1
+    """KV cache of an engine on the CPU."""
+    mismatch_limit: float = 1e-3
+    """Largest tolerated difference between engine and learner log-probability of the same token, in nats."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("prompts_per_step", "group_size", "max_new_tokens", "num_workers", "threads_per_worker"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"rollout.{name}={getattr(self, name)}: expected 1 or more.")
+        if self.group_size < 2:
+            raise ValueError(
+                f"rollout.group_size={self.group_size}: expected 2 or more, for a rollout is scored against its siblings."
+            )
+        if self.temperature <= 0:
+            raise ValueError(f"rollout.temperature={self.temperature}: expected more than 0; greedy cannot be trained on.")
+        if self.max_new_tokens >= self.max_model_len:
+            raise ValueError(
+                f"rollout.max_new_tokens={self.max_new_tokens} leaves no room for a prompt in "
+                f"rollout.max_model_len={self.max_model_len}; lower the one or raise the other."
+            )
+        if self.prompts_per_step % self.num_workers:
+            raise ValueError(
+                f"rollout.prompts_per_step={self.prompts_per_step} does not divide over "
+                f"rollout.num_workers={self.num_workers}; use a multiple."
+            )

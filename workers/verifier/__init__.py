@@ -1,0 +1,1 @@
+"""The verifier pool: typed verdicts from killable processes."""

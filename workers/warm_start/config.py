@@ -1,0 +1,50 @@
+"""Which model a run starts from: one of the project's own making, or one on disk."""
+
+from dataclasses import dataclass
+
+
+@dataclass(kw_only=True, slots=True)
+class WarmStartModelConfig:
+    """A small Qwen3 that the project makes and teaches by worked examples (`model=warm_start`)."""
+
+    dtype: str = "float32"
+    """Of the policy in learner and engine."""
+    hidden_size: int = 128
+    intermediate_size: int = 384
+    num_layers: int = 3
+    num_heads: int = 4
+    head_dim: int = 32
+    max_positions: int = 2048
+    """Context of the model."""
+    tie_embeddings: bool = True
+    """Share the embedding with the LM head."""
+    steps: int = 600
+    """Supervised steps: few enough to leave the model often wrong."""
+    batch_size: int = 128
+    """Worked examples per step."""
+    learning_rate: float = 3e-3
+    """AdamW; warms up over `warmup_steps`, then constant, then linear to zero over the last fifth."""
+    warmup_steps: int = 50
+    threads: int = 2
+    """CPU threads."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.steps < 1 or self.batch_size < 1 or self.num_layers < 1:
+            raise ValueError(
+                f"model.steps={self.steps}, model.batch_size={self.batch_size}, model.num_layers={self.num_layers}: "
+                "expected 1 or more."
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class PretrainedModelConfig:
+    """A causal language model in Hugging Face format (`model=pretrained`)."""
+
+    path: str = ""
+    """A folder with config.json, weights and tokenizer; or a name on the Hugging Face hub, where there is network."""
+    dtype: str = "float32"
+    """Of the policy in learner and engine: float32 or bfloat16."""
+
+
+ModelConfig = WarmStartModelConfig | PretrainedModelConfig

@@ -1,0 +1,50 @@
+"""The control plane of a weight sync: vLLM's four calls, to every rollout worker at once, each with a deadline."""
+
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+
+from delta.errors import WorkerError
+
+
+class RolloutWorkersClient:
+    """vLLM's `VLLMWeightSyncClient` protocol over rollout actors.
+
+    Unlike vLLM's own Ray client it numbers the engines (several independent ones join one transfer group) and gives up
+    at a deadline instead of waiting for a dead engine.
+    """
+
+    def __init__(self, actors: list[ActorHandle], *, timeout_s: float) -> None:
+        """Drive `actors`; an unanswered call fails after `timeout_s` seconds."""
+        self._actors = actors
+        self._timeout_s = timeout_s
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Let every engine join the group under a rank of its own."""
+        calls = [
+            actor.init_weight_transfer_engine.remote({**init_info, "rank": rank})
+            for rank, actor in enumerate(self._actors, start=1)
+        ]
+        self._wait("init_weight_transfer_engine", calls)
+
+    def start_weight_update(self) -> None:
+        """Make the engines ready."""
+        self._wait("start_weight_update", [actor.start_weight_update.remote() for actor in self._actors])
+
+    def update_weights(self, update_info: Any) -> None:
+        """Let the engines receive; returns when all have."""
+        self._wait("update_weights", [actor.update_weights.remote(update_info) for actor in self._actors])
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Put the weights to use and stamp them."""
+        self._wait("finish_weight_update", [actor.finish_weight_update.remote(weight_version) for actor in self._actors])
+
+    def _wait(self, phase: str, calls: list[Any]) -> None:
+        try:
+            ray.get(calls, timeout=self._timeout_s)
+        except ray.exceptions.GetTimeoutError as error:
+            raise WorkerError(
+                f"weight sync: {phase} did not return within {self._timeout_s:.0f} s from {len(calls)} rollout "
+                "worker(s). Look for a dead or overloaded engine in the run's logs."
+            ) from error
