@@ -91,9 +91,9 @@ class LearnerSums:
 
     def metrics(self, all_reduce: Callable[[Tensor], Tensor], all_max: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Reduce over the ranks and finish the means."""
-        tokens, entropy, mismatch, weights, squares, trained, loss, clipped, kl = all_reduce(self._sums).tolist()
+        counted, entropy, mismatch, weights, squares, trained, loss, clipped, kl = all_reduce(self._sums).tolist()
         mismatch_max, lambda_max = all_max(torch.cat([self._mismatch, self._lambda_max])).tolist()
-        tokens, trained, updates = max(tokens, 1.0), max(trained, 1.0), max(len(self._grad_norms), 1)
+        tokens, trained, updates = max(counted, 1.0), max(trained, 1.0), max(len(self._grad_norms), 1)
         mean = weights / tokens
         return {
             "policy/entropy": entropy / tokens,
@@ -105,14 +105,14 @@ class LearnerSums:
             "credit/lambda_std": max(squares / tokens - mean * mean, 0.0) ** 0.5,
             "credit/lambda_max": lambda_max,
             "learner/grad_norm": sum(self._grad_norms) / updates,
-            "learner/tokens": tokens,
+            "learner/tokens": counted,
         }
 
 
 def is_reasoned(response: str) -> bool:
     """Whether a response writes anything before it commits to an answer, instead of answering directly."""
-    marks = [place for place in (response.rfind(MARKER), response.rfind(BOX)) if place >= 0]
-    return bool(marks) and bool(response[: max(marks)].strip())
+    marks = [place for place in (response.find(MARKER), response.find(BOX)) if place >= 0]
+    return bool(marks) and bool(response[: min(marks)].strip())
 
 
 def batch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:

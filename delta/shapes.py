@@ -24,5 +24,7 @@ def check_shape(tensor: Tensor, axes: str, **sizes: int) -> None:
     names = axes.split()
     seen = tuple(tensor.shape)
     expected = tuple(sizes.get(name, name) for name in names)
-    if len(seen) != len(names) or any(name in sizes and size != sizes[name] for name, size in zip(names, seen)):
+    if len(seen) != len(names) or any(
+        name in sizes and size != sizes[name] for name, size in zip(names, seen, strict=True)
+    ):
         raise ValueError(f"got shape {seen}, expected {expected} ({axes})")

@@ -1,4 +1,4 @@
-"""Everything that can fail before a process is started, fails here: data, model, tokenizer, one known answer, folder."""
+"""What can fail before a process is started, fails here: data, model, tokenizer, one known answer, the run folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +100,9 @@ def load_tokenizer(config: TrainConfig) -> PreTrainedTokenizerBase:
             "Hugging Face format, or a hub name and network."
         ) from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(f"model.path={config.model.path}: its tokenizer has no end token, so no answer could ever end.")
+        raise ModelError(
+            f"model.path={config.model.path}: its tokenizer has no end token, so no answer could ever end."
+        )
     return tokenizer
 
 

@@ -111,7 +111,9 @@ def show(run_dir: Path, console: Console) -> None:
     """Print the summary, a few problems with the answers before and after, and where the files are."""
     summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
     evaluations = JsonLines(run_dir / "evaluations.jsonl").rows()
-    table = Table(title=f"{summary['held_out_problems']} held-out problems, {summary['steps']} steps", title_justify="left")
+    table = Table(
+        title=f"{summary['held_out_problems']} held-out problems, {summary['steps']} steps", title_justify="left"
+    )
     for column in ("", "before", "after"):
         table.add_column(column)
     for name, key in (("greedy accuracy", "accuracy"), ("sampled accuracy", "sampled_accuracy")):

@@ -1,25 +1,21 @@
 """Train a policy: `python -m launch.train experiment=laptop`, console script `delta-train`.
 
 Composes the configuration, checks everything that can be checked without starting a process, makes or finds the model,
-and hands over to the controller.
+and hands over to the controller. The heavy imports wait until the configuration is known to be good.
 """
 
-import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import cast
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from delta.errors import ConfigError, DeltaError
-from launch import report
-from launch.preflight import Prepared, prepare
+from launch.overrides import check_overrides
 from launch.schema import register
 from workers.controller.config import TrainConfig
-from workers.controller.console import RunConsole
-from workers.controller.loop import Controller
-from workers.cluster import local_cluster
 
 EXIT_USER_ERROR = 2
 """Something the user can mend; the message says what."""
@@ -30,24 +26,34 @@ EXIT_INTERRUPTED = 130
 register()
 
 
-def train(config: TrainConfig, settings: DictConfig, console: RunConsole) -> int:
+def train(config: TrainConfig, settings: DictConfig) -> int:
     """One run, with its files; the exit code."""
+    import asyncio
+
+    from launch import report
+    from launch.preflight import prepare
+    from workers.cluster import local_cluster
+    from workers.controller.console import RunConsole
+    from workers.controller.loop import Controller
+
+    console = RunConsole()
     prepared = prepare(config, settings, console)
-    with local_cluster(config.cluster, log_folder=prepared.run_dir / "ray_logs"):
-        complete = asyncio.run(_run(config, prepared, console))
+    run_dir = prepared.run_dir
+
+    async def run() -> bool:
+        controller = Controller(
+            config, model_path=prepared.model_path, data=prepared.data, run_dir=run_dir, console=console
+        )
+        return await controller.run()
+
+    with local_cluster(config.cluster, log_folder=run_dir / "ray_logs"):
+        complete = asyncio.run(run())
     if not complete:
-        console.say(f"interrupted. Go on with: {_again(prepared.run_dir)}")
+        console.say(f"interrupted. Go on with: {_again(run_dir)}")
         return EXIT_INTERRUPTED
-    report.write(prepared.run_dir, seed=config.seed)
-    report.show(prepared.run_dir, console.console)
+    report.write(run_dir, seed=config.seed)
+    report.show(run_dir, console.console)
     return 0
-
-
-async def _run(config: TrainConfig, prepared: Prepared, console: RunConsole) -> bool:
-    controller = Controller(
-        config, model_path=prepared.model_path, data=prepared.data, run_dir=prepared.run_dir, console=console
-    )
-    return await controller.run()
 
 
 def _again(run_dir: Path) -> str:
@@ -58,30 +64,31 @@ def _again(run_dir: Path) -> str:
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
 def _main(settings: DictConfig) -> None:
-    console = RunConsole()
     try:
-        try:
-            config = OmegaConf.to_object(settings)
-        except ValueError as error:  # raised by the range checks of the config dataclasses
-            raise ConfigError(str(error)) from error
-        code = train(config, settings, console)
-    except DeltaError as error:
-        print(f"\nerror: {error}", file=sys.stderr)
-        code = EXIT_USER_ERROR
-    except KeyboardInterrupt:
-        code = EXIT_INTERRUPTED
-    sys.stdout.flush()
+        config = cast("TrainConfig", OmegaConf.to_object(settings))
+    except ValueError as error:  # raised by the range checks of the config dataclasses
+        raise ConfigError(str(error)) from error
+    code = train(config, settings)
     if code:
         sys.exit(code)
 
 
 def main() -> None:
     """Entry point."""
-    # Quiet, and independent of the network: models and data come from this machine unless the user says otherwise.
+    # Quiet, and no progress bars of other libraries between ours.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    _main()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach the handlers below instead of Hydra's own
+    try:
+        check_overrides(sys.argv[1:], config_name="train")
+        _main()
+    except DeltaError as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        sys.stderr.write("\ninterrupted before training began: nothing to save.\n")
+        sys.exit(EXIT_INTERRUPTED)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Ray, vLLM and DeepSpeed: the processes of a run, and nothing about configuration files.
 
-Data flows through the folders: `controller` asks `rollout` for groups, `verifier` for verdicts, `learner` for an update,
-and `weights` moves the new policy back to `rollout`. `warm_start` makes the small model that the laptop run starts from.
+Data flows through the folders: `controller` asks `rollout` for groups, `verifier` for verdicts, `learner` for an
+update, and `weights` moves the new policy back to `rollout`. `warm_start` makes the small model that the laptop run
+starts from.
 """
 
 import os

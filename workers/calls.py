@@ -52,7 +52,11 @@ def translate(error: BaseException | None, *, name: str, phase: str) -> BaseExce
 def _cause(error: BaseException) -> str:
     """What Ray says happened: the exception that ended the actor's constructor, or why its process is gone."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (" ".join(lines[-4:]) if "creation task" in lines[0] else lines[0]).rstrip(".") if lines else type(error).__name__
+    return (
+        (" ".join(lines[-4:]) if "creation task" in lines[0] else lines[0]).rstrip(".")
+        if lines
+        else type(error).__name__
+    )
 
 
 async def _as_future(call: Any) -> Any:

@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
-
 
 @dataclass(kw_only=True, slots=True)
 class ClusterConfig:
@@ -40,6 +38,8 @@ def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
 
     Ray's logs are moved to `log_folder` when the run fails; they are of no use otherwise.
     """
+    import ray  # here, because configurations are checked long before anybody needs a cluster
+
     # Ray puts sockets there, whose paths must be short, so it cannot be the run folder.
     folder = Path(tempfile.mkdtemp(prefix="delta-ray-"))
     token = folder / "token"

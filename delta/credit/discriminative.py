@@ -120,13 +120,13 @@ def estimate_credit(
     Tokens of rollouts without advantage are only counted: their vectors are never needed, hence never cached.
 
     Args:
-        token_vectors: (S, H) this rank's proxies, any float dtype; read K + 3 times, never copied whole.
+        token_vectors: (S, H) this rank's proxies, any float dtype; read 2 K + 2 times, never copied whole.
         advantages: (S,) none of them 0.
         neutral_tokens: This rank's loss-mask tokens with advantage 0.
         refinements: K.
         lambda_min: See `discriminative_coefficients`.
         lambda_max: See `discriminative_coefficients`.
-        all_reduce: Sums over the ranks; called K + 4 times with at most 2 (H + 1) numbers.
+        all_reduce: Sums over the ranks; called 3 K + 5 times with at most 2 (H + 1) numbers.
 
     Returns:
         The coefficients of this rank's tokens, normalised over the global batch.
@@ -186,8 +186,7 @@ def _margins(token_vectors: Tensor, positive: Tensor, centroids: Tensor) -> Tens
     direction = 2 * (centroids[0] - centroids[1])
     bias = centroids[1].square().sum() - centroids[0].square().sum()
     plus_side = [
-        token_vectors[start : start + CHUNK].to(direction.dtype) @ direction
-        for start in range(0, len(positive), CHUNK)
+        token_vectors[start : start + CHUNK].to(direction.dtype) @ direction for start in range(0, len(positive), CHUNK)
     ]
     margin = torch.cat([*plus_side, direction.new_zeros(0)]) + bias
     return torch.where(positive, margin, -margin)

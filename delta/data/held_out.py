@@ -6,7 +6,7 @@ else it may occur.
 
 import hashlib
 
-RESERVED = 0.2
+RESERVED = 0.1
 """Share of all texts that the warm start and the generators never train on."""
 
 

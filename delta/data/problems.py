@@ -73,7 +73,7 @@ _EXAMPLE = '{"prompt": "12+30=", "answer": "42"}'
 def _parse_row(line: str, where: str, default_id: str) -> Problem:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # the parser has limits of its own on digits and nesting
         raise DataError(f"{where}: not JSON ({error}). Expected a line such as {_EXAMPLE}") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: a JSON {type(row).__name__}, not an object. Expected a line such as {_EXAMPLE}")
@@ -83,7 +83,13 @@ def _parse_row(line: str, where: str, default_id: str) -> Problem:
         value = row[name]
         if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
             raise DataError(f"{where}: {name} is {value!r}. Expected a text (or a number) that is not empty.")
-    return Problem(str(row.get("id", default_id)), str(row["prompt"]), str(row["answer"]))
+        try:
+            str(value).encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{where}: {name} is no Unicode text ({error}). Expected text without lone surrogates."
+            ) from error
+    return Problem(str(default_id if row.get("id") is None else row["id"]), str(row["prompt"]), str(row["answer"]))
 
 
 def hold_out(problems: Iterable[Problem], *, count: int) -> ProblemSet:
@@ -139,6 +145,10 @@ def encode_problems(
     longest = 0
     for problem in problems:
         token_ids = tuple(encode(problem.prompt))
+        if not token_ids:
+            raise DataError(
+                f"problem {problem.id}: the tokenizer makes no token of the prompt {problem.prompt[:40]!r}."
+            )
         if len(token_ids) > max_prompt_tokens:
             dropped.append(problem)
             longest = max(longest, len(token_ids))

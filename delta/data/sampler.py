@@ -39,4 +39,4 @@ class PromptSampler:
         if epoch != self._epoch:
             self._order = np.random.default_rng([self._seed, epoch]).permutation(len(self._prompts))
             self._epoch = epoch
-        return self._prompts[self._order[place]]
+        return self._prompts[int(self._order[place])]

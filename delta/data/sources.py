@@ -16,9 +16,13 @@ class JsonlConfig:
     path: str = ""
     """The file."""
     held_out: int = 200
-    """Problems kept back to measure on; at most a fifth of the file."""
+    """Problems kept back to measure on, about a tenth of the file at most."""
     overlong: Overlong = Overlong.error
     """Prompts that do not fit the context: stop with an `error`, or `drop` them."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_held_out(self.held_out)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -31,6 +35,15 @@ class Gsm8kExpressionsConfig:
     """Problems kept back to measure on."""
     overlong: Overlong = Overlong.error
     """Prompts that do not fit the context: stop with an `error`, or `drop` them."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_held_out(self.held_out)
+
+
+def _check_held_out(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"data.held_out={count}: expected 1 or more problems to measure on.")
 
 
 DataConfig = ArithmeticConfig | JsonlConfig | Gsm8kExpressionsConfig

@@ -1,11 +1,15 @@
 """The clipped surrogate with decoupled bounds and the dual clip (PPO, DAPO)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from delta.shapes import check_shape
+
+MAX_LOG_RATIO = 20.0
+"""Log-ratios are cut here, far beyond every clip bound."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -69,7 +73,9 @@ def clipped_surrogate(
     check_shape(log_probs, "S")
     check_shape(old_log_probs, "S", S=log_probs.shape[0])
     check_shape(advantages, "S", S=log_probs.shape[0])
-    ratio = torch.exp(log_probs - old_log_probs)
+    # Both bounds are long passed where the exponential would overflow, and its infinite gradient would make NaN of the
+    # zero that they put in its place.
+    ratio = torch.exp((log_probs - old_log_probs).clamp(max=max(MAX_LOG_RATIO, math.log(dual_clip) + 1)))
     bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
     pessimistic = torch.minimum(ratio * advantages, bounded * advantages)
     objective = torch.where(advantages < 0, torch.maximum(pessimistic, dual_clip * advantages), pessimistic)

@@ -1,6 +1,6 @@
-"""Mathematical final answers: find the one a response commits to, and compare it with the reference.
+r"""Mathematical final answers: find the one a response commits to, and compare it with the reference.
 
-Two spellings commit: a line `#### 42` (GSM8K) and `\\boxed{42}`; of several the last one counts. A response with
+Two spellings commit: a line `#### 42` (GSM8K) and `\boxed{42}`; of several the last one counts. A response with
 neither is unparsable. Comparison is by text, then by value where both are plain numbers, and only then by math-verify,
 which knows LaTeX, sets, intervals and algebra but takes milliseconds. Nothing here evaluates model text as code.
 """
@@ -15,6 +15,8 @@ BOX = "\\boxed{"
 
 _NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?")
 _MAX_NUMBER_LENGTH = 64
+_MAX_EXPRESSION_LENGTH = 1_000
+"""A longer answer that is not the reference's own text is wrong; parsing it would take seconds."""
 
 
 def extract_final_answer(response: str) -> str | None:
@@ -78,6 +80,8 @@ def _plain_number(text: str) -> Fraction | None:
 
 
 def _math_verify(given: str, answer: str) -> bool:
+    if len(given) > _MAX_EXPRESSION_LENGTH:
+        return False
     # Imported here: sympy takes a second to load, and only verifier workers and odd answers need it.
     from math_verify import parse, verify
 

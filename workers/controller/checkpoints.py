@@ -98,9 +98,7 @@ class CheckpointStore:
 
 def sizes(folder: Path) -> dict[str, int]:
     """Size of every file under `folder`, by relative path."""
-    return {
-        str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def read_manifest(checkpoint: Path) -> Manifest:

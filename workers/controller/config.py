@@ -4,10 +4,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
-from delta.advantages import GroupAdvantageConfig
-from delta.credit import DiscriminativeConfig
 from delta.errors import ConfigError
-from delta.losses import ClippedConfig
 from workers.cluster import ClusterConfig
 from workers.controller.metrics import LoggerConfig
 from workers.learner.config import LearnerConfig
@@ -66,9 +63,9 @@ class TrainConfig:
     """What to do if `run_dir` holds a run: `auto` goes on from its last checkpoint, `never` refuses."""
     model: Any = None
     data: Any = None
-    advantage: Any = field(default_factory=GroupAdvantageConfig)
-    credit: Any = field(default_factory=DiscriminativeConfig)
-    loss: Any = field(default_factory=ClippedConfig)
+    advantage: Any = None
+    credit: Any = None
+    loss: Any = None
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)

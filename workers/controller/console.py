@@ -15,9 +15,9 @@ Advance = Callable[[int], None]
 class RunConsole:
     """Prints to the terminal; without one, plain lines."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        """Print to `console`, by default standard output."""
-        self.console = console or Console(highlight=False, soft_wrap=True)
+    def __init__(self, *, quiet: bool = False) -> None:
+        """Print to standard output, or nowhere."""
+        self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
 
     def say(self, text: str) -> None:
         """One line."""

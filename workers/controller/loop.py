@@ -22,7 +22,7 @@ from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.evaluation import Evaluation, Scored, summarize
 from workers.controller.interruption import Interrupted, Interruption
-from workers.controller.metrics import JsonLines, Tracker
+from workers.controller.metrics import JsonLines, Row, Tracker
 from workers.controller.trajectory import check_same_trajectory, trajectory_of, versions
 from workers.learner.group import LearnerGroup
 from workers.learner.learner import AlgorithmConfig
@@ -82,7 +82,7 @@ class Controller:
         """Train to the last step, or until asked to end; whether the run is complete."""
         with self._interruption.listen():
             try:
-                await self._interruption.abandon(self._start())
+                await self._interruption.abandon(self.start())
                 first = await self._resume()
             except Interrupted:
                 return False
@@ -100,25 +100,29 @@ class Controller:
         if first == 0:
             await self._evaluate()
         for step in range(first, steps):
-            started = time.perf_counter()
-            prompts = self._sampler.batch(step)  # N prompts
-            collected = await self._interruption.abandon(self._collect(step, prompts))  # N groups of G scored rollouts
-            # From here the step is all or nothing: weights, engines and metrics move on together.
-            report = await self._learners.update(collected.groups, policy_version=step)  # credit, then optimizer steps
-            updated = time.perf_counter()
-            await self._publish(step + 1)  # rollout workers move to the new policy
-            self._step = step + 1
-            now = time.perf_counter()
-            self._record(collected, report, sync_s=now - updated, step_s=now - started)
+            self._record(await self.step(step))
             if self._step % self._config.evaluation.every == 0 or self._step == steps:
                 await self._evaluate()
             if self._step % self._config.checkpoint.every == 0 or self._step == steps:
                 await self._checkpoint()
-        if not self._evaluations.rows() or self._evaluations.rows()[-1]["step"] < steps:
+        if self._evaluations.rows()[-1]["step"] < steps:
             await self._evaluate()  # a resumed run that had nothing left to train
         await self._learners.export(self._run_dir / "export")
 
-    async def _start(self) -> None:
+    async def step(self, step: int) -> Row:
+        """One step of the algorithm: prompts, scored groups, update, new policy everywhere; its metrics."""
+        started = time.perf_counter()
+        prompts = self._sampler.batch(step)  # N prompts
+        collected = await self._interruption.abandon(self._collect(step, prompts))  # N groups of G scored rollouts
+        # From here the step is all or nothing: weights, engines and metrics move on together.
+        report = await self._learners.update(collected.groups, policy_version=step)  # credit, then optimizer steps
+        updated = time.perf_counter()
+        await self._publish(step + 1)  # rollout workers move to the new policy
+        self._step = step + 1
+        now = time.perf_counter()
+        return self._row(collected, report, sync_s=now - updated, step_s=now - started)
+
+    async def start(self) -> None:
         """Start all processes and load the model into them; engines and learners load side by side."""
         config = self._config
         timeout_s = config.cluster.timeout_s
@@ -163,20 +167,11 @@ class Controller:
 
     async def _collect(self, step: int, prompts: Sequence[Prompt]) -> Collected:
         """Sample a group for each prompt and score every rollout as soon as it is finished."""
-        config = self._config.rollout
+        group_size = self._config.rollout.group_size
         tasks = [
-            RolloutTask(
-                group,
-                index,
-                SamplingRequest(
-                    prompt.token_ids,
-                    config.temperature,
-                    config.max_new_tokens,
-                    rollout_seed(self._config.seed, step, group, index),
-                ),
-            )
+            RolloutTask(group, index, self._request(step, group, index, prompt))
             for group, prompt in enumerate(prompts)
-            for index in range(config.group_size)
+            for index in range(group_size)
         ]
         started = time.perf_counter()
         scored, generated = await self._sample_and_score(tasks, prompts)
@@ -184,10 +179,19 @@ class Controller:
         by_place = {(rollout.group, rollout.index): (rollout, verdict) for rollout, verdict in scored}
         groups = []
         for group, prompt in enumerate(prompts):
-            rollouts, verdicts = zip(*(by_place[group, index] for index in range(config.group_size)), strict=True)
+            rollouts, verdicts = zip(*(by_place[group, index] for index in range(group_size)), strict=True)
             groups.append(RolloutGroup(prompt, rollouts, verdicts))
         self._check_failures([verdict for _, verdict in scored])
         return Collected(groups=groups, generate_s=generated - started, score_s=ended - generated)
+
+    def _request(self, step: int, group: int, index: int, prompt: Prompt) -> SamplingRequest:
+        """What to ask the engine for one rollout of a training step."""
+        return SamplingRequest(
+            prompt.token_ids,
+            self._config.rollout.temperature,
+            self._config.rollout.max_new_tokens,
+            rollout_seed(self._config.seed, step, group, index),
+        )
 
     async def _sample_and_score(
         self, tasks: Sequence[RolloutTask], prompts: Sequence[Prompt]
@@ -215,11 +219,13 @@ class Controller:
         )
         for place, (version, log_probs) in enumerate(engines):
             if version != policy_version:
-                raise WorkerError(f"rollout worker {place} holds policy {version} after policy {policy_version} was sent.")
+                raise WorkerError(
+                    f"rollout worker {place} holds policy {version} after policy {policy_version} was sent."
+                )
             check_mismatch(
                 float(np.abs(log_probs - expected).max()),
                 self._config.rollout.mismatch_limit,
-                where=f"parity probe of rollout worker {place} after the sync of policy {policy_version}",
+                where=f"parity probe of rollout worker {place}, policy {policy_version}",
             )
 
     async def _evaluate(self) -> None:
@@ -275,9 +281,9 @@ class Controller:
         folder = self._checkpoints.publish(draft, manifest)
         self._console.say(f"checkpoint {folder}")
 
-    def _record(self, collected: Collected, report: UpdateReport, *, sync_s: float, step_s: float) -> None:
+    def _row(self, collected: Collected, report: UpdateReport, *, sync_s: float, step_s: float) -> Row:
         metrics = batch_metrics(collected.groups)
-        row = {
+        return {
             "step": self._step,
             "epoch": self._sampler.epoch(self._step),
             "policy_version": self._step,
@@ -290,6 +296,8 @@ class Controller:
             "rollout/tokens_per_s": metrics["rollout/tokens"] / collected.generate_s,
             "step/rollouts_per_s": sum(len(group.rollouts) for group in collected.groups) / step_s,
         }
+
+    def _record(self, row: Row) -> None:
         self._metrics.append(row)
         self._console.step(row, steps=self._config.steps)
         self._tracker.log(row, step=self._step)
@@ -310,8 +318,8 @@ class Controller:
         if free < needed:
             raise StorageError(
                 f"{self._run_dir} has {free / 2**20:.0f} MiB free; {self._config.checkpoint.keep + 1} checkpoints of "
-                f"{parameters:,} parameters take {needed / 2**20:.0f} MiB. Free space, choose another run_dir, or lower "
-                "checkpoint.keep."
+                f"{parameters:,} parameters take {needed / 2**20:.0f} MiB. Free space, choose another run_dir, or "
+                "lower checkpoint.keep."
             )
 
 

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class Tracker:
     def log(self, row: Row, *, step: int) -> None:
         """Send one row to every tracker."""
         for name, (send, _) in list(self._sinks.items()):
-            self._guard(name, lambda send=send: send(row, step))
+            self._guard(name, partial(send, row, step))
 
     def close(self) -> None:
         """Flush and end the trackers."""

@@ -17,6 +17,8 @@ class LearnerConfig:
     """AdamW."""
     beta2: float = 0.999
     """AdamW."""
+    adam_eps: float = 1e-8
+    """AdamW."""
     weight_decay: float = 0.1
     """AdamW, decoupled."""
     max_grad_norm: float = 1.0

@@ -44,6 +44,7 @@ def create_engine(policy: Policy, config: LearnerConfig) -> Any:
         policy.parameters(),
         lr=config.learning_rate,
         betas=(config.beta1, config.beta2),
+        eps=config.adam_eps,
         weight_decay=config.weight_decay,
         fused=True,
     )
@@ -71,7 +72,7 @@ def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:
     }
 
 
-def decoder_layer_types(causal_lm: nn.Module) -> list[type[nn.Module]]:
+def decoder_layer_types(causal_lm: Any) -> list[type[nn.Module]]:
     """Classes of the blocks that ZeRO-3 gathers whole: one collective per decoder layer instead of one per matrix."""
     names = set(causal_lm._no_split_modules or ())
     return list({type(module) for module in causal_lm.modules() if type(module).__name__ in names})

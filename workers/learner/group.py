@@ -52,6 +52,10 @@ class LearnerGroup:
         )
         return int(parameters[0])
 
+    async def set_algorithm(self, algorithm: AlgorithmConfig) -> None:
+        """Compute something else from the next update on."""
+        await self._all("set-up", "set_algorithm", algorithm)
+
     async def connect(self, rollout_actors: list[Any]) -> None:
         """Open the weight transfer to the engines."""
         address, port = await self._free_address()

@@ -83,6 +83,10 @@ class Learner:
         self._config = config
         self._rank = rank
 
+    def set_algorithm(self, algorithm: AlgorithmConfig) -> None:
+        """Compute something else from the next update on."""
+        self._algorithm = algorithm
+
     def update(self, groups: Sequence[RolloutGroup], *, policy_version: int) -> UpdateReport:
         """Train on one batch of groups: `updates_per_step` optimizer steps; every rank returns the same report.
 
@@ -155,9 +159,7 @@ class Learner:
             ranks=torch.distributed.get_world_size(),
             token_budget=self._config.tokens_per_micro_batch,
         )
-        return [
-            [_share(batch, rows) for rows in per_rank[self._rank]] for per_rank in partition.micro_batches
-        ]
+        return [[_share(batch, rows) for rows in per_rank[self._rank]] for per_rank in partition.micro_batches]
 
     @torch.no_grad()
     def _old_pass(self, share: Share) -> OldPolicy:

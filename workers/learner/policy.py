@@ -1,6 +1,6 @@
 """The policy as the learner runs it: a Hugging Face causal LM that answers for given tokens only."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class Policy(nn.Module):
     def __init__(self, causal_lm: nn.Module, *, temperature: float) -> None:
         """Wrap a causal LM of the transformers library."""
         super().__init__()
-        self.causal_lm = causal_lm
+        self.causal_lm: Any = causal_lm
         self.temperature = temperature
 
     def forward(self, micro_batch: MicroBatch, *, with_entropy: bool = False) -> TokenStatistics:

@@ -12,6 +12,7 @@ import torch
 from ray.actor import ActorHandle
 
 from delta.types import Floats, RolloutGroup, UpdateReport
+from workers.cpu_linear import use_onednn
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig, Learner
 
@@ -49,18 +50,19 @@ class LearnerWorker:
         from workers.learner.policy import Policy
 
         torch.set_num_threads(self._config.threads_per_rank)
-        join_ranks(
-            rank=self._rank, world_size=self._config.num_ranks, address=address, port=port, timeout_s=timeout_s
-        )
+        join_ranks(rank=self._rank, world_size=self._config.num_ranks, address=address, port=port, timeout_s=timeout_s)
         self._tokenizer = AutoTokenizer.from_pretrained(model_path)
         causal_lm = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
+        use_onednn(causal_lm)
         parameters = sum(parameter.numel() for parameter in causal_lm.parameters())
         self._causal_lm = causal_lm
         self._engine = create_engine(Policy(causal_lm, temperature=temperature), self._config)
-        self._learner = Learner(
-            self._engine, algorithm, self._config, rank=self._rank, mismatch_limit=mismatch_limit
-        )
+        self._learner = Learner(self._engine, algorithm, self._config, rank=self._rank, mismatch_limit=mismatch_limit)
         return parameters
+
+    def set_algorithm(self, algorithm: AlgorithmConfig) -> None:
+        """Compute something else from the next update on."""
+        self._learner.set_algorithm(algorithm)
 
     def connect(self, rollout_actors: list[ActorHandle], *, address: str, port: int, timeout_s: float) -> None:
         """Open the weight transfer to the engines."""

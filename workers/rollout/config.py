@@ -35,10 +35,12 @@ class RolloutConfig:
                 raise ValueError(f"rollout.{name}={getattr(self, name)}: expected 1 or more.")
         if self.group_size < 2:
             raise ValueError(
-                f"rollout.group_size={self.group_size}: expected 2 or more, for a rollout is scored against its siblings."
+                f"rollout.group_size={self.group_size}: expected 2 or more; rollouts are scored against their siblings."
             )
         if self.temperature <= 0:
-            raise ValueError(f"rollout.temperature={self.temperature}: expected more than 0; greedy cannot be trained on.")
+            raise ValueError(
+                f"rollout.temperature={self.temperature}: expected more than 0; greedy cannot be trained on."
+            )
         if self.max_new_tokens >= self.max_model_len:
             raise ValueError(
                 f"rollout.max_new_tokens={self.max_new_tokens} leaves no room for a prompt in "

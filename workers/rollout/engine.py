@@ -20,6 +20,8 @@ class SamplingRequest:
     """0 is greedy."""
     max_new_tokens: int
     seed: int
+    stop_at_end: bool = True
+    """End at the end token; False samples exactly `max_new_tokens`, for measurements at given lengths."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,7 +106,8 @@ class VllmEngine:
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
-                stop_token_ids=[self._eos_token_id],
+                stop_token_ids=[self._eos_token_id] if request.stop_at_end else [],
+                ignore_eos=not request.stop_at_end,
                 output_kind=RequestOutputKind.FINAL_ONLY,
                 skip_clone=True,
             )

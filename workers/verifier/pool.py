@@ -18,21 +18,21 @@ class VerifierPool:
     """Scores lots of answers on Ray actors; every answer gets exactly one verdict.
 
     A lot whose worker dies or exceeds the deadline is scored again answer by answer, so that only the culprit is
-    charged: its outcome is `timeout` (or `error` when it kills its worker twice), those of its neighbours are their own.
+    charged: its outcome is `timeout` (or `error` when it kills its worker twice), its neighbours keep their own.
     """
 
     def __init__(self, config: VerifierConfig) -> None:
         """Start the workers."""
         self._config = config
         self._idle: asyncio.Queue[Any] = asyncio.Queue()
-        self._actors = {self._start() for _ in range(config.num_workers)}
+        self.actors = {self._start() for _ in range(config.num_workers)}
         self._loaded: set[Any] = set()
-        for actor in self._actors:
+        for actor in self.actors:
             self._idle.put_nowait(actor)
 
     async def ready(self) -> None:
         """Return once all workers have loaded."""
-        await asyncio.gather(*(self._warm(actor) for actor in self._actors))
+        await asyncio.gather(*(self._warm(actor) for actor in self.actors))
 
     async def score(self, answers: Sequence[Answer]) -> list[Verdict]:
         """Verdicts in the order of the answers; waits for a free worker."""
@@ -50,9 +50,9 @@ class VerifierPool:
 
     def close(self) -> None:
         """End the workers."""
-        for actor in self._actors:
+        for actor in self.actors:
             ray.kill(actor)
-        self._actors.clear()
+        self.actors.clear()
 
     async def _attempt(self, answers: Sequence[Answer], *, timeout_s: float) -> list[Verdict] | Outcome:
         """One call to one worker; an outcome instead of verdicts means that the worker had to be replaced."""
@@ -78,10 +78,10 @@ class VerifierPool:
 
     def _replace(self, actor: Any) -> Any:
         ray.kill(actor)
-        self._actors.discard(actor)
+        self.actors.discard(actor)
         self._loaded.discard(actor)
         replacement = self._start()
-        self._actors.add(replacement)
+        self.actors.add(replacement)
         return replacement
 
     @staticmethod

@@ -1,5 +1,6 @@
 """A verifier worker: scores answers in a process of its own, which may be killed at any time."""
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,6 +15,10 @@ class VerifierWorker:
     def ready(self) -> None:
         """Load what odd answers need, which takes sympy a second, before the first deadline runs."""
         judge_final_answer("#### 1", "\\frac{2}{2}")
+
+    def pid(self) -> int:
+        """This process, for whoever watches or kills it."""
+        return os.getpid()
 
     def score(self, answers: Sequence[tuple[str, str]]) -> list[Verdict]:
         """One verdict for each pair of response and reference answer."""

@@ -13,18 +13,21 @@ class WarmStartModelConfig:
     intermediate_size: int = 384
     num_layers: int = 3
     num_heads: int = 4
+    num_kv_heads: int = 2
     head_dim: int = 32
     max_positions: int = 2048
     """Context of the model."""
-    tie_embeddings: bool = True
+    tie_embeddings: bool = False
     """Share the embedding with the LM head."""
-    steps: int = 600
-    """Supervised steps: few enough to leave the model often wrong."""
-    batch_size: int = 128
+    initializer_range: float = 0.04
+    """Deviation of the initial weights."""
+    steps: int = 1500
+    """Supervised steps."""
+    batch_size: int = 32
     """Worked examples per step."""
     learning_rate: float = 3e-3
-    """AdamW; warms up over `warmup_steps`, then constant, then linear to zero over the last fifth."""
-    warmup_steps: int = 50
+    """AdamW; rises over `warmup_steps`, then falls to a twentieth along a cosine."""
+    warmup_steps: int = 30
     threads: int = 2
     """CPU threads."""
 

@@ -6,14 +6,15 @@ never train twice.
 
 import contextlib
 import hashlib
+import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from random import Random
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -23,6 +24,7 @@ import delta.data.arithmetic
 import delta.data.held_out
 from delta.data.arithmetic import worked_example
 from workers.controller.console import RunConsole
+from workers.cpu_linear import use_onednn
 from workers.warm_start import config as config_module
 from workers.warm_start import tokenizer as tokenizer_module
 from workers.warm_start.config import WarmStartModelConfig
@@ -84,15 +86,22 @@ def teach(config: WarmStartModelConfig, *, seed: int, folder: Path) -> Iterator[
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     torch.manual_seed(seed)
-    generator = np.random.default_rng([seed, 1])
+    random = Random(f"lessons {seed}")
     tokenizer = byte_tokenizer()
     model = make_model(config, tokenizer)
+    use_onednn(model)
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+        [
+            {"params": [weight for weight in model.parameters() if weight.dim() > 1], "weight_decay": 0.01},
+            {"params": [gain for gain in model.parameters() if gain.dim() == 1], "weight_decay": 0.0},
+        ],
+        lr=config.learning_rate,
+        betas=(0.9, 0.95),
+        fused=True,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(config, step))
     for step in range(config.steps):
-        token_ids, labels = example_batch(tokenizer, generator, size=config.batch_size)
+        token_ids, labels = example_batch(tokenizer, random, size=config.batch_size)
         logits = model(input_ids=token_ids, use_cache=False).logits
         loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
         loss.backward()
@@ -115,10 +124,12 @@ def make_model(config: WarmStartModelConfig, tokenizer: PreTrainedTokenizerBase)
             intermediate_size=config.intermediate_size,
             num_hidden_layers=config.num_layers,
             num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
             head_dim=config.head_dim,
             max_position_embeddings=config.max_positions,
             tie_word_embeddings=config.tie_embeddings,
+            initializer_range=config.initializer_range,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=None,
@@ -127,19 +138,16 @@ def make_model(config: WarmStartModelConfig, tokenizer: PreTrainedTokenizerBase)
 
 
 def learning_rate_factor(config: WarmStartModelConfig, step: int) -> float:
-    """Warm up, stay, and fall to zero over the last fifth."""
-    rise = (step + 1) / config.warmup_steps
-    fall = 5 * (config.steps - step) / config.steps
-    return min(rise, 1.0, fall)
+    """Linear warm-up, then a cosine down to a twentieth."""
+    cosine = 0.525 + 0.475 * math.cos(math.pi * step / config.steps)
+    return min((step + 1) / config.warmup_steps, 1.0) * cosine
 
 
-def example_batch(
-    tokenizer: PreTrainedTokenizerBase, generator: np.random.Generator, *, size: int
-) -> tuple[Tensor, Tensor]:
+def example_batch(tokenizer: PreTrainedTokenizerBase, random: Random, *, size: int) -> tuple[Tensor, Tensor]:
     """Token ids (B, T) and labels (B, T) of freshly drawn worked examples; loss on the answers only."""
     rows, starts = [], []
     for _ in range(size):
-        prompt, response = worked_example(generator)
+        prompt, response = worked_example(random)
         prompt_ids, response_ids = tokenizer.encode(prompt), tokenizer.encode(response)
         rows.append([*prompt_ids, *response_ids, tokenizer.eos_token_id])
         starts.append(len(prompt_ids))

@@ -38,7 +38,9 @@ class RolloutWorkersClient:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Put the weights to use and stamp them."""
-        self._wait("finish_weight_update", [actor.finish_weight_update.remote(weight_version) for actor in self._actors])
+        self._wait(
+            "finish_weight_update", [actor.finish_weight_update.remote(weight_version) for actor in self._actors]
+        )
 
     def _wait(self, phase: str, calls: list[Any]) -> None:
         try:

@@ -4,7 +4,6 @@ vLLM ships NCCL and CUDA IPC backends and accepts others through its factories; 
 GPU. Learner rank 0 is rank 0 of the group, the engines follow. Importing the module registers both sides.
 """
 
-import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -136,9 +135,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             raise RuntimeError("weight transfer before init_transfer_engine")
         metadata = [
             ParamMeta(name, getattr(torch, dtype), tuple(shape))
-            for name, dtype, shape in zip(
-                update_info.names, update_info.dtype_names, update_info.shapes, strict=True
-            )
+            for name, dtype, shape in zip(update_info.names, update_info.dtype_names, update_info.shapes, strict=True)
         ]
         for bucket in buckets(metadata):
             sizes = [torch.Size(meta.shape).numel() for meta in bucket]
@@ -181,9 +178,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             )
             with ThreadPoolExecutor(max_workers=1) as executor:
                 joined = executor.submit(client.init_weight_transfer_engine, asdict(info))
-                engine._group = _join(
-                    info.master_address, info.master_port, 0, info.world_size, info.timeout_s
-                )
+                engine._group = _join(info.master_address, info.master_port, 0, info.world_size, info.timeout_s)
                 joined.result()
         return engine
 
@@ -191,7 +186,8 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         """One update round trip; collective over the learner ranks."""
         assert self.source is not None
         metadata = self.source.metadata()
-        if not self.is_sender:
+        group = self._group
+        if group is None:  # not the sender: only takes part in the gathers
             for _ in self.source:
                 pass
             return
@@ -205,7 +201,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             received = executor.submit(self.client.update_weights, asdict(info))
             weights = iter(self.source)
             for bucket in buckets(metadata):
-                _broadcast(self._group, _fill_bucket(weights, bucket))
+                _broadcast(group, _fill_bucket(weights, bucket))
             for name, _ in weights:  # exhausts the iterator, which closes its last gather on every rank
                 raise RuntimeError(f"the weight source yields more than its metadata says: {name}")
             received.result()

@@ -1,6 +1,7 @@
 """The learner's weights as a stream of whole tensors, gathered from ZeRO-3's shards one decoder layer at a time."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import deepspeed
 import torch
@@ -15,7 +16,8 @@ class Zero3Source(WeightSource):
 
     def __init__(self, module: torch.nn.Module) -> None:
         """Stream `module`, whose parameters DeepSpeed has partitioned; tied parameters appear once."""
-        self._parameters = dict(module.named_parameters())
+        # Any: DeepSpeed adds the whole shape to each parameter.
+        self._parameters: dict[str, Any] = dict(module.named_parameters())
 
     def metadata(self) -> list[ParamMeta]:
         """Names, dtypes and whole shapes, without gathering."""

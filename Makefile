@@ -1,0 +1,82 @@
+# The commands of the project; each one sets up what it needs first. `make help` lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+
+# CPU wheels of torch: from where pip is told to look, else from PyTorch's own index.
+FIND_LINKS := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
+TORCH := $(if $(FIND_LINKS),$(addprefix --find-links ,$(FIND_LINKS)),--torch-backend cpu)
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps $(TORCH)
+COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-find-links --no-header $(TORCH)
+
+READY := $(VENV)/.ready
+DEV := $(VENV)/.ready-dev
+
+ARGS ?=
+
+.PHONY: help train setup test check fmt bench bench-trl lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+train: $(READY)  ## set up and train on this machine; ARGS="seed=2 steps=50" changes the configuration
+	@$(BIN)/python -m launch.train experiment=laptop $(ARGS)
+
+setup: $(DEV)  ## set up everything and run nothing
+
+test: $(DEV)  ## all tests, the slow ones too
+	@$(MAKE) --no-print-directory lint
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(DEV) lint  ## lint, types and the fast tests
+	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
+
+.PHONY: lint
+lint: $(DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(DEV)  ## format the sources
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(READY)  ## seconds per phase, with and without DelTA, as JSON
+	@$(BIN)/python -m tests.bench.step $(ARGS)
+
+bench-trl: $(READY) $(VENV)-trl/.ready  ## side by side with TRL's GRPOTrainer, as JSON
+	@$(BIN)/python -m tests.bench.against_trl --trl-python $(VENV)-trl/bin/python $(ARGS)
+
+lock: $(UV)  ## compile the locks again
+	$(COMPILE) --override requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
+	$(COMPILE) requirements/dev.in -o requirements/dev.txt
+	$(COMPILE) requirements/trl.in -o requirements/trl.txt
+
+clean:  ## remove the environments
+	rm -rf $(VENV) $(VENV)-trl
+
+$(UV):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: found $$($(PYTHON) --version), expected Python 3.11 or newer; try: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "error: no virtual environment could be made; on Debian or Ubuntu: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+
+# The stamps are made last, so an installation that was cut short is done again.
+$(READY): requirements/cpu.txt setup.py | $(UV)
+	@echo "setting up $(VENV) (a few minutes on the first run)"
+	@$(INSTALL) -r requirements/cpu.txt
+	@$(INSTALL) --no-build-isolation --editable .
+	@touch $@
+
+$(DEV): requirements/dev.txt $(READY)
+	@$(INSTALL) -r requirements/dev.txt
+	@touch $@
+
+$(VENV)-trl/.ready: requirements/trl.txt | $(UV)
+	@$(PYTHON) -m venv $(VENV)-trl
+	@$(UV) pip install --quiet --python $(VENV)-trl/bin/python --no-deps $(TORCH) -r requirements/trl.txt
+	@touch $@

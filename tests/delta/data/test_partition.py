@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from delta.data.partition import Partition, partition_rows
+
+
+def split(lengths: list[int], *, updates: int = 1, group_size: int = 1, ranks: int = 1, budget: int = 100) -> Partition:
+    return partition_rows(
+        np.array(lengths, dtype=np.int64), updates=updates, group_size=group_size, ranks=ranks, token_budget=budget
+    )
+
+
+def random_lengths(rows: int, seed: int = 0) -> list[int]:
+    return [int(length) for length in np.random.default_rng(seed).integers(1, 90, size=rows)]
+
+
+def rows_of(partition: Partition) -> list[int]:
+    return [row for update in partition.micro_batches for rank in update for rows in rank for row in rows]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("updates", [1, 2, 4])
+def test_each_row_is_there_once(ranks: int, updates: int) -> None:
+    partition = split(random_lengths(32), updates=updates, group_size=4, ranks=ranks)
+    assert sorted(rows_of(partition)) == list(range(32))
+    assert len(partition.micro_batches) == updates
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 40])
+def test_ranks_have_the_same_number_of_micro_batches(ranks: int) -> None:
+    for update in split(random_lengths(32), updates=2, group_size=4, ranks=ranks).micro_batches:
+        assert len(update) == ranks
+        assert len({len(rank) for rank in update}) == 1
+        assert len(update[0]) >= 1
+
+
+def test_padded_micro_batches_keep_the_budget_but_for_giant_rows() -> None:
+    lengths = [*random_lengths(30), 500, 101]
+    partition = split(lengths, ranks=2, budget=100)
+    batches = [rows for update in partition.micro_batches for rank in update for rows in rank if rows]
+    assert all(len(rows) * max(lengths[row] for row in rows) <= 100 or len(rows) == 1 for rows in batches)
+    assert (30,) in batches
+    assert (31,) in batches
+
+
+def test_budget_is_used() -> None:
+    assert split([10] * 10, budget=50).micro_batches == (((tuple(range(5)), tuple(range(5, 10))),),)
+
+
+def test_budget_counts_padding() -> None:
+    # 60 + 30 fits into 100 tokens, but the rectangle 2 * 60 does not.
+    assert split([60, 30], budget=100).micro_batches == ((((0,), (1,)),),)
+
+
+def test_groups_stay_in_their_update_in_batch_order() -> None:
+    lengths = random_lengths(24)
+    for ranks in (1, 3):
+        partition = split(lengths, updates=3, group_size=4, ranks=ranks)
+        for number, update in enumerate(partition.micro_batches):
+            rows = sorted(row for rank in update for micro_batch in rank for row in micro_batch)
+            assert rows == list(range(8 * number, 8 * number + 8))
+
+
+def test_rows_of_a_micro_batch_are_alike_in_length() -> None:
+    lengths = random_lengths(64)
+    (ranks,) = split(lengths, ranks=2, budget=300).micro_batches
+    for micro_batches in ranks:
+        order = [lengths[row] for rows in micro_batches for row in rows]
+        assert order == sorted(order, reverse=True)
+
+
+def test_ranks_get_even_shares() -> None:
+    lengths = random_lengths(64)
+    (ranks,) = split(lengths, ranks=4).micro_batches
+    shares = [[row for rows in rank for row in rows] for rank in ranks]
+    assert [len(share) for share in shares] == [16] * 4
+    tokens = [sum(lengths[row] for row in share) for share in shares]
+    assert max(tokens) - min(tokens) <= max(lengths)
+
+
+def test_rows_are_dealt_back_and_forth() -> None:
+    (ranks,) = split([80, 70, 60, 50], ranks=2, budget=1).micro_batches
+    assert ranks == (((0,), (3,)), ((1,), (2,)))
+
+
+def test_more_ranks_than_rows_leaves_empty_micro_batches() -> None:
+    assert split([5, 5], ranks=4).micro_batches == ((((0,),), ((1,),), ((),), ((),)),)
+
+
+def test_same_lengths_give_the_same_partition() -> None:
+    lengths = random_lengths(32)
+    assert split(lengths, updates=2, ranks=3) == split(lengths, updates=2, ranks=3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "updates", "group_size"), [(7, 1, 2), (8, 3, 2), (4, 2, 4)], ids=["partial group", "rest", "too few"]
+)
+def test_groups_that_do_not_divide_are_refused(rows: int, updates: int, group_size: int) -> None:
+    with pytest.raises(ValueError, match=f"{rows} rows in groups of {group_size} do not divide into {updates} updates"):
+        split([1] * rows, updates=updates, group_size=group_size)

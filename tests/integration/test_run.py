@@ -1,0 +1,256 @@
+"""The whole command on the real stack: what a run leaves behind, that it repeats, resumes, and ends cleanly."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, TINY, Train, command
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+STEPS = 6
+RUN = (*TINY, f"steps={STEPS}", "evaluation.every=3", "checkpoint.every=2", "seed=3")
+
+DETERMINISTIC = (
+    "reward/mean",
+    "rollout/tokens",
+    "policy/entropy",
+    "loss/surrogate",
+    "learner/grad_norm",
+    "credit/lambda_std",
+)
+
+
+def rows(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def course(run_dir: Path) -> list[list[float]]:
+    """What must be the same in two runs of the same configuration."""
+    return [[row["step"], *(row[name] for name in DETERMINISTIC)] for row in rows(run_dir)]
+
+
+def weights_hash(run_dir: Path, step: int) -> str:
+    manifest = run_dir / "checkpoints" / f"step-{step:06d}" / "manifest.json"
+    return json.loads(manifest.read_text())["weights_hash"]
+
+
+def processes_of(run_dir: Path) -> list[str]:
+    """Command lines of living processes whose environment or arguments name the run folder's Ray session."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            environment = (process / "environ").read_bytes()
+            state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            if f"DELTA_TEST_RUN={run_dir}".encode() in environment and state != "Z":
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200])
+        except OSError:
+            continue
+    return found
+
+
+def start(run_dir: Path, *overrides: str) -> subprocess.Popen:
+    """The command in the background, its descendants marked by an environment variable."""
+    return subprocess.Popen(
+        command([*overrides, f"run_dir={run_dir}"]),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "DELTA_TEST_RUN": str(run_dir)},
+        start_new_session=True,
+    )
+
+
+def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen, timeout_s: float = 240) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if (run_dir / "metrics.jsonl").exists() and any(row["step"] >= step for row in rows(run_dir)):
+            return
+        assert process.poll() is None, process.stdout.read()[-3000:]
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} not reached within {timeout_s} s")
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run, that others are compared with."""
+    run_dir = tmp_path_factory.mktemp("run") / "uninterrupted"
+    finished = subprocess.run(
+        command([*RUN, "logger.wandb=offline", "logger.tensorboard=true", f"run_dir={run_dir}"]),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=400,
+        env={**os.environ, "DELTA_TEST_RUN": str(run_dir)},
+    )
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    (run_dir / "output.txt").write_text(finished.stdout)
+    return run_dir
+
+
+def test_run_folder_holds_what_is_promised(uninterrupted):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    table = rows(uninterrupted)
+    assert [row["step"] for row in table] == list(range(1, STEPS + 1))
+    for row in table:
+        for name, value in row.items():
+            assert isinstance(value, int | float), name
+            if name.startswith("time/"):
+                assert name.endswith("_s")
+                assert value >= 0
+        assert row["policy/mismatch_max"] < 1e-3
+        assert row["policy_version"] == row["step"]
+        phases = sum(row[f"time/{name}_s"] for name in ("generate", "score", "old_pass", "credit", "update", "sync"))
+        assert phases <= row["time/step_s"]
+
+    summary = json.loads((uninterrupted / "summary.json").read_text())
+    assert summary["steps"] == STEPS
+    assert summary["seed"] == 3
+    for when in ("before", "after"):
+        low, high = summary[f"accuracy_{when}_interval"]
+        assert 0 <= low <= summary[f"accuracy_{when}"] <= high <= 1
+    assert summary["median_step_s"] > 0
+    assert {"generate_s", "old_pass_s", "update_s", "sync_s"} <= summary["phases"].keys()
+    assert summary["versions"]["torch"].startswith("2.13")
+
+    evaluations = [json.loads(line) for line in (uninterrupted / "evaluations.jsonl").read_text().splitlines()]
+    assert [evaluation["step"] for evaluation in evaluations] == [0, 3, 6]
+
+    settings = (uninterrupted / "config.yaml").read_text()
+    assert "lambda_max: 1.2" in settings
+    assert "${" not in settings
+    assert (uninterrupted / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((uninterrupted / "wandb").glob("offline-run-*/*.wandb"))
+    assert list((uninterrupted / "tensorboard").glob("events.*"))
+    kept = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
+    assert kept == ["step-000004", "step-000006"]
+
+    model = AutoModelForCausalLM.from_pretrained(uninterrupted / "export")
+    tokenizer = AutoTokenizer.from_pretrained(uninterrupted / "export")
+    prompt = tokenizer("12+34+41=", return_tensors="pt")
+    answer = model.generate(**prompt, max_new_tokens=4, do_sample=False)
+    assert answer.shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_nothing_is_left_running(uninterrupted):
+    assert processes_of(uninterrupted) == []
+
+
+def test_vllm_serves_the_export(uninterrupted):
+    script = (
+        "import sys; from vllm import LLM, SamplingParams\n"
+        "llm = LLM(sys.argv[1], dtype='float32', enforce_eager=True, max_model_len=256)\n"
+        "print('served:', len(llm.generate('12+34+41=', SamplingParams(max_tokens=5))[0].outputs[0].token_ids))\n"
+    )
+    environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    served = subprocess.run(
+        [command([])[0], "-c", script, str(uninterrupted / "export")],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=environment,
+    )
+    assert "served: " in served.stdout, served.stderr[-2000:]
+
+
+def test_killed_run_resumes_and_ends_like_the_uninterrupted_one(uninterrupted, train: Train, tmp_path):
+    run_dir = tmp_path / "killed"
+    process = start(run_dir, *RUN)
+    wait_for_step(run_dir, 3, process)
+    process.kill()  # SIGKILL: nobody can clean up; the last checkpoint is that of step 2
+    process.wait()
+    deadline = time.monotonic() + 60
+    while processes_of(run_dir) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert processes_of(run_dir) == []  # Ray's processes follow their driver
+
+    finished = train(*RUN, f"run_dir={run_dir}", check=True)
+    assert "resumed from" in finished.stdout
+    assert course(run_dir) == course(uninterrupted)
+    assert weights_hash(run_dir, STEPS) == weights_hash(uninterrupted, STEPS)
+
+
+def test_ctrl_c_ends_with_a_checkpoint_and_nothing_left(uninterrupted, train: Train, tmp_path):
+    run_dir = tmp_path / "interrupted"
+    shared_memory = set(os.listdir("/dev/shm"))
+    process = start(run_dir, *RUN, "checkpoint.every=100")
+    wait_for_step(run_dir, 1, process)
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output[-3000:]
+    assert "Go on with: delta-train" in output
+    assert "Traceback" not in output
+    done = max(row["step"] for row in rows(run_dir))
+    assert weights_hash(run_dir, done)
+    assert processes_of(run_dir) == []
+    assert set(os.listdir("/dev/shm")) <= shared_memory
+
+    refused = train(*RUN, f"run_dir={run_dir}", "learner.learning_rate=1e-3")
+    assert refused.returncode == 2
+    assert "learner.learning_rate was 0.0001, is 0.001" in refused.stderr
+
+    train(*RUN, f"run_dir={run_dir}", check=True)
+    assert course(run_dir) == course(uninterrupted)
+
+
+def test_another_seed_is_another_run(uninterrupted, train: Train, tmp_path):
+    train(*RUN, "seed=4", "steps=1", f"run_dir={tmp_path / 'other'}", check=True)
+    assert course(tmp_path / "other")[0] != course(uninterrupted)[0]
+
+
+def test_any_jsonl_trains(train: Train, tmp_path):
+    problems = [
+        {"prompt": "Was ist 2+3? — «fünf» 🙂", "answer": 5},
+        {"prompt": "Compute $\\frac{1}{2}+\\frac{1}{3}$.", "answer": "\\frac{5}{6}"},
+        {"prompt": "Long: " + "lorem ipsum " * 30, "answer": "1,234.5", "id": "long"},
+        {"prompt": "line\u2028separator\nand newline", "answer": "x^2+1"},
+        *({"prompt": f"{a}+{a}=", "answer": str(2 * a)} for a in range(20)),
+    ]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(json.dumps(problem, ensure_ascii=False) for problem in problems), encoding="utf-8")
+    overrides = [name for name in TINY if name != "data.held_out=20"]
+    run_dir = tmp_path / "run"
+    train(*overrides, "data=jsonl", f"data.path={path}", "steps=3", f"run_dir={run_dir}", check=True)
+    assert len(rows(run_dir)) == 3
+    assert all(row["reward/error"] == row["reward/timeout"] == 0 for row in rows(run_dir))
+
+
+def test_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(train: Train, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        run_dir = disk / "run"
+        process = start(run_dir, *RUN, "steps=400")
+        wait_for_step(run_dir, 2, process)
+        with (disk / "filler").open("wb") as filler:
+            try:
+                while True:
+                    filler.write(b"\0" * 4096)
+                    filler.flush()
+            except OSError:
+                pass
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 2, output[-3000:]
+        assert "No space left on device" in output
+        assert "start the same command again" in output
+        assert list((run_dir / "checkpoints").glob("step-*/manifest.json"))
+
+        (disk / "filler").unlink()
+        last = max(row["step"] for row in rows(run_dir))
+        finished = train(*RUN, f"steps={last + 2}", f"run_dir={run_dir}", check=True)
+        assert "resumed from" in finished.stdout
+        assert [row["step"] for row in rows(run_dir)] == list(range(1, last + 3))
+    finally:
+        subprocess.run(["umount", str(disk)], check=False)

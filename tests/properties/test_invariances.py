@@ -1,0 +1,278 @@
+"""What must not matter does not matter: order, shifts, scales, rotations, sides, shards."""
+
+from itertools import pairwise
+
+import numpy as np
+import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from delta.advantages import group_advantages
+from delta.credit import discriminative_coefficients
+from delta.data.collate import collate, pad_rows, response_index
+from delta.data.partition import partition_rows
+from delta.losses import clipped_surrogate, weighted_token_mean
+from tests.factories import make_group, make_prompt
+
+SEEDS = st.integers(0, 2**31 - 1)
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+# --- advantages ---
+
+
+@st.composite
+def rewards_and_judged(draw: st.DrawFn) -> tuple[Tensor, Tensor]:
+    """Rewards as verifiers give them: thirds, tenths and the like, often tied, none so close that rounding decides."""
+    groups, size = draw(st.integers(1, 4)), draw(st.integers(1, 16))
+    values = st.integers(-200, 200).map(lambda step: step / 100)
+    rewards = draw(st.lists(st.lists(values, min_size=size, max_size=size), min_size=groups, max_size=groups))
+    judged = draw(st.lists(st.lists(st.booleans(), min_size=size, max_size=size), min_size=groups, max_size=groups))
+    return torch.tensor(rewards), torch.tensor(judged)
+
+
+@given(rewards_and_judged(), st.booleans())
+def test_advantages_of_a_group_sum_to_zero(case: tuple[Tensor, Tensor], normalize_std: bool) -> None:
+    rewards, judged = case
+    sums = group_advantages(rewards, judged, normalize_std=normalize_std).sum(dim=-1)
+    torch.testing.assert_close(sums, torch.zeros_like(sums), rtol=0, atol=2e-3)
+
+
+@given(rewards_and_judged(), st.integers(-30, 30))
+def test_advantages_ignore_a_shift_of_the_rewards(case: tuple[Tensor, Tensor], shift: int) -> None:
+    rewards, judged = case
+    expected = group_advantages(rewards, judged, normalize_std=True)
+    shifted = group_advantages(rewards + shift / 10, judged, normalize_std=True)
+    # Ties are compared in float32, where a shift can split what was equal only if it rounds differently: it does not.
+    torch.testing.assert_close(shifted, expected, rtol=0, atol=5e-3)
+
+
+@given(rewards_and_judged(), st.floats(0.5, 20))
+def test_normalised_advantages_ignore_the_scale_of_the_rewards(case: tuple[Tensor, Tensor], scale: float) -> None:
+    rewards, judged = case
+    expected = group_advantages(rewards, judged, normalize_std=True, eps=0.0)
+    torch.testing.assert_close(
+        group_advantages(rewards * scale, judged, normalize_std=True, eps=0.0), expected, rtol=0, atol=2e-3
+    )
+
+
+@given(st.floats(-1e6, 1e6, width=32), st.integers(1, 33), st.booleans())
+def test_equal_rewards_give_exact_zeros(reward: float, size: int, normalize_std: bool) -> None:
+    rewards = torch.full((1, size), reward)
+    advantages = group_advantages(rewards, torch.ones(1, size, dtype=torch.bool), normalize_std=normalize_std)
+    assert torch.equal(advantages, torch.zeros(1, size))
+
+
+@given(rewards_and_judged(), SEEDS)
+def test_advantages_permute_with_the_rollouts(case: tuple[Tensor, Tensor], seed: int) -> None:
+    rewards, judged = case
+    order = torch.randperm(rewards.shape[1], generator=seeded(seed))
+    expected = group_advantages(rewards, judged, normalize_std=True)[:, order]
+    permuted = group_advantages(rewards[:, order], judged[:, order], normalize_std=True)
+    torch.testing.assert_close(permuted, expected, rtol=0, atol=2e-3)
+
+
+@given(rewards_and_judged(), st.floats(allow_nan=True, allow_infinity=True, width=32), st.booleans())
+def test_unjudged_rollouts_get_zero_and_do_not_influence_the_others(
+    case: tuple[Tensor, Tensor], junk: float, normalize_std: bool
+) -> None:
+    rewards, judged = case
+    advantages = group_advantages(rewards, judged, normalize_std=normalize_std)
+    assert torch.equal(advantages[~judged], torch.zeros(int((~judged).sum())))
+    changed = group_advantages(rewards.masked_fill(~judged, junk), judged, normalize_std=normalize_std)
+    assert torch.equal(changed, advantages)
+    for row, known, expected in zip(rewards, judged, advantages, strict=True):
+        if known.any():
+            kept = row[known].unsqueeze(0)
+            alone = group_advantages(kept, torch.ones_like(kept, dtype=torch.bool), normalize_std=normalize_std)
+            torch.testing.assert_close(alone[0], expected[known], rtol=0, atol=2e-3)
+
+
+# --- credit ---
+
+
+@st.composite
+def tokens(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
+    """Float64 vectors, advantages with and without a side, and K; both sides have a token."""
+    count, hidden = draw(st.integers(2, 30)), draw(st.integers(1, 6))
+    generator = seeded(draw(SEEDS))
+    vectors = torch.randn(count, hidden, generator=generator, dtype=torch.float64) + draw(st.floats(-3, 3))
+    sign = torch.tensor(draw(st.lists(st.sampled_from([-1, 0, 1]), min_size=count, max_size=count)))
+    assume((sign > 0).any() and (sign < 0).any())
+    advantages = sign * (torch.rand(count, generator=generator) + 0.05)
+    vectors[:, 0] += draw(st.floats(0, 2)) * sign
+    return vectors, advantages, draw(st.integers(0, 3))
+
+
+Tokens = tuple[Tensor, Tensor, int]
+
+
+def assert_same(coefficients: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(coefficients, expected, rtol=0, atol=1e-5)
+
+
+@given(tokens(), st.floats(0.05, 1.0), st.floats(0.0, 5.0))
+def test_coefficients_have_mean_one_and_keep_their_bounds(case: Tokens, lambda_min: float, width: float) -> None:
+    vectors, advantages, refinements = case
+    lambda_max = lambda_min + width
+    coefficients = discriminative_coefficients(
+        vectors, advantages, refinements=refinements, lambda_min=lambda_min, lambda_max=lambda_max
+    ).double()
+    assert abs(coefficients.mean().item() - 1) < 1e-5
+    # The raw mean lies between the bounds, and so does every raw coefficient: their ratios are bounded.
+    assert coefficients.max() <= coefficients.min() * (lambda_max / lambda_min) * (1 + 1e-5)
+    neutral = coefficients[advantages == 0]
+    if len(neutral):
+        mean = lambda_min / neutral[0]
+        assert (neutral == neutral[0]).all()
+        assert coefficients.min() >= lambda_min / mean - 1e-5
+        assert coefficients.max() <= lambda_max / mean + 1e-5
+
+
+@given(tokens(), SEEDS)
+def test_coefficients_permute_with_the_tokens(case: Tokens, seed: int) -> None:
+    vectors, advantages, refinements = case
+    order = torch.randperm(len(advantages), generator=seeded(seed))
+    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)[order]
+    assert_same(discriminative_coefficients(vectors[order], advantages[order], refinements=refinements), expected)
+
+
+@given(tokens(), st.floats(1e-3, 1e3))
+def test_coefficients_ignore_a_common_factor_of_the_advantages(case: Tokens, factor: float) -> None:
+    vectors, advantages, refinements = case
+    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
+    assert_same(discriminative_coefficients(vectors, advantages * factor, refinements=refinements), expected)
+
+
+@given(tokens(), SEEDS)
+def test_coefficients_ignore_a_rotation_of_the_vector_space(case: Tokens, seed: int) -> None:
+    vectors, advantages, refinements = case
+    size = vectors.shape[1]
+    rotation, _ = torch.linalg.qr(torch.randn(size, size, generator=seeded(seed), dtype=torch.float64))
+    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
+    assert_same(discriminative_coefficients(vectors @ rotation, advantages, refinements=refinements), expected)
+
+
+@given(tokens(), st.floats(-50, 50))
+def test_coefficients_ignore_a_shift_of_the_vector_space(case: Tokens, shift: float) -> None:
+    # What all tokens share cancels in the margin: only what tells the sides apart counts.
+    vectors, advantages, refinements = case
+    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
+    assert_same(discriminative_coefficients(vectors + shift, advantages, refinements=refinements), expected)
+
+
+@given(tokens(), st.floats(1.0, 1e4))
+def test_coefficients_ignore_a_scale_of_the_vector_space(case: Tokens, scale: float) -> None:
+    vectors, advantages, refinements = case
+    for side in (advantages > 0, advantages < 0):
+        assume(side.sum() > 1 and len(vectors[side].unique(dim=0)) > 1)  # else the temperature sits on its floor
+    vectors = vectors * 100  # far from the floor, which is the one thing that has a unit
+    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
+    assert_same(discriminative_coefficients(vectors * scale, advantages, refinements=refinements), expected)
+
+
+@given(tokens())
+def test_coefficients_ignore_which_side_is_right(case: Tokens) -> None:
+    vectors, advantages, refinements = case
+    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
+    assert_same(discriminative_coefficients(vectors, -advantages, refinements=refinements), expected)
+
+
+@given(tokens(), st.integers(1, 4))
+def test_coefficients_ignore_repetition_of_the_whole_batch(case: Tokens, times: int) -> None:
+    vectors, advantages, refinements = case
+    expected = discriminative_coefficients(vectors, advantages, refinements=refinements).repeat(times)
+    repeated = discriminative_coefficients(vectors.repeat(times, 1), advantages.repeat(times), refinements=refinements)
+    assert_same(repeated, expected)
+
+
+# --- loss and data ---
+
+
+@given(st.integers(1, 60), SEEDS, st.lists(st.integers(0, 60), max_size=5))
+def test_loss_and_gradient_of_a_batch_are_the_sum_over_shards(count: int, seed: int, cuts: list[int]) -> None:
+    generator = seeded(seed)
+    old = -torch.rand(count, generator=generator, dtype=torch.float64)
+    log_probs = old + torch.randn(count, generator=generator, dtype=torch.float64)
+    advantages = torch.randn(count, generator=generator, dtype=torch.float64)
+    coefficients = torch.rand(count, generator=generator, dtype=torch.float64)
+
+    def loss(leaf: Tensor, part: slice) -> Tensor:
+        terms = clipped_surrogate(
+            leaf[part], old[part], advantages[part], epsilon_low=0.2, epsilon_high=0.28, dual_clip=3.0
+        )
+        return weighted_token_mean(terms.objective, coefficients[part], tokens=count)
+
+    whole = log_probs.clone().requires_grad_()
+    expected = loss(whole, slice(None))
+    expected.backward()
+    sharded = log_probs.clone().requires_grad_()
+    bounds = sorted([0, count, *(min(cut, count) for cut in cuts)])
+    shares = [loss(sharded, slice(start, end)) for start, end in pairwise(bounds)]
+    for share in shares:
+        share.backward()
+    torch.testing.assert_close(torch.stack(shares).sum(), expected)
+    torch.testing.assert_close(sharded.grad, whole.grad)
+
+
+@st.composite
+def partition_cases(draw: st.DrawFn) -> tuple[list[int], int, int, int, int]:
+    updates, group_size = draw(st.integers(1, 4)), draw(st.integers(1, 5))
+    groups = updates * draw(st.integers(1, 5))
+    lengths = draw(st.lists(st.integers(1, 300), min_size=groups * group_size, max_size=groups * group_size))
+    return lengths, updates, group_size, draw(st.integers(1, 9)), draw(st.integers(1, 700))
+
+
+@given(partition_cases())
+def test_any_partition_keeps_its_promises(case: tuple[list[int], int, int, int, int]) -> None:
+    lengths, updates, group_size, ranks, budget = case
+    partition = partition_rows(
+        np.array(lengths, dtype=np.int64), updates=updates, group_size=group_size, ranks=ranks, token_budget=budget
+    )
+    assert len(partition.micro_batches) == updates
+    per_update = len(lengths) // updates
+    for number, update in enumerate(partition.micro_batches):
+        rows = sorted(row for rank in update for micro_batch in rank for row in micro_batch)
+        assert rows == list(range(number * per_update, (number + 1) * per_update))
+        assert len(update) == ranks
+        assert len({len(rank) for rank in update}) == 1
+        shares = [sum(len(micro_batch) for micro_batch in rank) for rank in update]
+        assert max(shares) - min(shares) <= 1
+        for rank in update:
+            for micro_batch in rank:
+                padded = len(micro_batch) * max((lengths[row] for row in micro_batch), default=0)
+                assert padded <= budget or len(micro_batch) == 1
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.integers(1, 40),
+)
+def test_padding_in_any_partition_delivers_every_response_token_once(
+    shapes: list[tuple[int, int, int]], ranks: int, budget: int
+) -> None:
+    fresh = iter(range(1, 10_000))  # every token is different, so each is traced through the padding
+    groups = []
+    for number, (prompt, *responses) in enumerate(shapes):
+        prompt_ids = [next(fresh) for _ in range(prompt)]
+        response_ids = [[next(fresh) for _ in range(length)] for length in responses]
+        groups.append(make_group([1.0, 0.0], group=number, prompt=make_prompt(prompt_ids), responses=response_ids))
+    batch = collate(groups, torch.zeros(len(groups), 2))
+    expected = [int(token) for group in groups for rollout in group.rollouts for token in rollout.token_ids]
+    seen = np.zeros(len(expected), dtype=np.int64)
+    partition = partition_rows(batch.row_lengths, updates=1, group_size=2, ranks=ranks, token_budget=budget)
+    for rank in partition.micro_batches[0]:
+        for rows in rank:
+            micro_batch = pad_rows(batch, rows)
+            places = response_index(batch, rows)
+            flat = micro_batch.token_ids.flatten()
+            assert micro_batch.targets.tolist() == [expected[place] for place in places]
+            assert torch.equal(flat[micro_batch.predictors + 1], micro_batch.targets)
+            assert (flat[micro_batch.predictors] != 0).all()
+            np.add.at(seen, places, 1)
+    assert (seen == 1).all()

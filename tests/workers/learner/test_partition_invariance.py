@@ -1,0 +1,125 @@
+"""Promise 1: the same batch gives the same credit, loss, gradient and weights, whoever computes what."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from delta.advantages import GroupAdvantageConfig
+from delta.credit import DiscriminativeConfig, discriminative_coefficients, token_vectors
+from delta.losses import ClippedConfig
+from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, Verdict
+from workers.learner.config import LearnerConfig
+from workers.learner.group import LearnerGroup
+from workers.learner.learner import AlgorithmConfig
+
+pytestmark = pytest.mark.ray
+
+GROUPS, GROUP_SIZE, UPDATES = 4, 4, 2
+
+
+def log_probs_of(model, prompt: list[int], response: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Plain transformers, one row, no padding: log-probabilities and hidden states of the response."""
+    with torch.no_grad():
+        output = model(torch.tensor([[*prompt, *response]]), output_hidden_states=True)
+    hidden = output.hidden_states[-1][0, len(prompt) - 1 : -1]
+    table = torch.log_softmax(output.logits[0, len(prompt) - 1 : -1], dim=-1)
+    return table.gather(1, torch.tensor(response)[:, None]).squeeze(1), hidden
+
+
+def random_groups(model) -> list[RolloutGroup]:
+    """Groups of very uneven lengths; one without signal, one with a verdict that failed."""
+    generator = np.random.default_rng(5)
+    groups = []
+    for n in range(GROUPS):
+        prompt = generator.integers(0, 256, size=int(generator.integers(3, 9))).tolist()
+        rollouts, verdicts = [], []
+        for g in range(GROUP_SIZE):
+            response = generator.integers(0, 256, size=int(generator.integers(1, 60))).tolist()
+            rollouts.append(
+                Rollout(
+                    group=n,
+                    index=g,
+                    token_ids=np.array(response, dtype=np.int32),
+                    rollout_log_probs=log_probs_of(model, prompt, response)[0].numpy(),
+                    text="",
+                    finish_reason=FinishReason.stop,
+                    policy_version=0,
+                    seed=0,
+                )
+            )
+            if n == 1 and g == 2:
+                verdicts.append(Verdict(Outcome.timeout, 0.0))
+            else:
+                right = n != 3 and generator.random() < 0.5
+                verdicts.append(Verdict(Outcome.correct if right else Outcome.wrong, float(right)))
+        groups.append(RolloutGroup(Prompt(str(n), "", "", tuple(prompt)), tuple(rollouts), tuple(verdicts)))
+    return groups
+
+
+async def learn(model_path: Path, groups: list[RolloutGroup], folder: Path, config: LearnerConfig):
+    """Credit, metrics and next weights of one update."""
+    import ray
+
+    learners = LearnerGroup(config, timeout_s=120)
+    try:
+        await learners.set_up(
+            str(model_path),
+            AlgorithmConfig(advantage=GroupAdvantageConfig(), credit=DiscriminativeConfig(), loss=ClippedConfig()),
+            dtype="float32",
+            temperature=1.0,
+            mismatch_limit=1e-3,
+        )
+        coefficients = await learners.coefficients(groups)
+        report = await learners.update(groups, policy_version=0)
+        await learners.export(folder)
+        weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
+        return coefficients, report.metrics, weights
+    finally:
+        for actor in learners.actors:
+            ray.kill(actor)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make_tied", [True, False], ids=["tied", "untied"])
+def test_ranks_and_micro_batches_change_nothing(ray_cluster, make_model, tmp_path, make_tied):
+    model_path = make_model(tie_embeddings=make_tied)
+    model = AutoModelForCausalLM.from_pretrained(model_path).eval()
+    groups = random_groups(model)
+
+    results = {}
+    for ranks, budget in ((1, 8192), (1, 64), (2, 8192), (2, 100)):
+        # SGD-like comparisons need the raw gradient: Adam's first step is the sign of it, which rounding can flip.
+        config = LearnerConfig(
+            num_ranks=ranks, updates_per_step=UPDATES, tokens_per_micro_batch=budget, learning_rate=1e-4, adam_eps=1e-2
+        )
+        results[ranks, budget] = asyncio.run(learn(model_path, groups, tmp_path / f"{ranks}-{budget}", config))
+
+    expected_coefficients, expected_metrics, expected_weights = results[1, 8192]
+    for coefficients, metrics, weights in results.values():
+        np.testing.assert_allclose(coefficients, expected_coefficients, atol=1e-5)
+        for name in ("loss/surrogate", "learner/grad_norm", "policy/entropy", "policy/kl", "learner/tokens"):
+            assert metrics[name] == pytest.approx(expected_metrics[name], rel=1e-4, abs=1e-7), name
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected_weights[name], atol=1e-6, rtol=1e-4)
+    before = model.state_dict()
+    assert any(not torch.equal(before[name], weight) for name, weight in expected_weights.items())
+
+    # The reference reading of the algorithm on unpadded rows of plain transformers gives the same credit.
+    vectors, advantages = [], []
+    for group in groups:
+        judged = [v.reward for v in group.verdicts if v.outcome.is_judgement]
+        for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
+            spread = float(np.std(judged))
+            advantage = 0.0
+            if verdict.outcome.is_judgement and spread > 0:
+                advantage = (verdict.reward - float(np.mean(judged))) / (spread + 1e-6)
+            log_probs, hidden = log_probs_of(model, list(group.prompt.token_ids), rollout.token_ids.tolist())
+            vectors.append(token_vectors(hidden, log_probs))
+            advantages += [advantage] * len(log_probs)
+    reference = discriminative_coefficients(torch.cat(vectors), torch.tensor(advantages))
+    np.testing.assert_allclose(expected_coefficients, reference.numpy(), atol=2e-5)
+    assert reference.std() > 1e-3
