@@ -1,7 +1,7 @@
 """Float32 linear layers through oneDNN instead of the BLAS that torch was built with.
 
-torch multiplies float32 matrices with MKL, which leaves AVX-512 unused on processors that are not Intel's; oneDNN, which
-vLLM's CPU kernels use as well, does not. On an EPYC the same product takes less than half the time
+torch multiplies float32 matrices with MKL, which leaves AVX-512 unused on processors that are not Intel's; oneDNN,
+which vLLM's CPU kernels use as well, does not. On an EPYC the same product takes less than half the time
 (`python -m tests.bench.cpu_linear` measures it on this machine). Results are float32 either way.
 """
 

@@ -19,7 +19,7 @@ class RolloutConfig:
     """Context of the engine: prompt and rollout must fit."""
     num_workers: int = 1
     """Engines, each with a copy of the policy; prompts are split evenly among them."""
-    threads_per_worker: int = 2
+    threads_per_worker: int = 1
     """CPU threads of an engine."""
     max_num_seqs: int = 256
     """Rollouts that an engine decodes at the same time."""
