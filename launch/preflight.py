@@ -1,5 +1,6 @@
 """What can fail before a process is started, fails here: data, model, tokenizer, one known answer, the run folder."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,9 +43,9 @@ def prepare(config: TrainConfig, settings: DictConfig, console: RunConsole) -> P
     Raises:
         DeltaError: Something cannot work; nothing was started.
     """
-    check_context(config)
     if isinstance(config.model, PretrainedModelConfig):
         check_model(config.model)
+    check_context(config)
     problems = load_problems(config.data, seed=config.seed)
     check_known_answer(problems)
     tokenizer = load_tokenizer(config)
@@ -61,10 +62,16 @@ def prepare(config: TrainConfig, settings: DictConfig, console: RunConsole) -> P
 
 def check_context(config: TrainConfig) -> None:
     """The engine's context must fit the model's."""
-    if isinstance(config.model, WarmStartModelConfig) and config.rollout.max_model_len > config.model.max_positions:
+    wanted = config.rollout.max_model_len
+    if isinstance(config.model, WarmStartModelConfig):
+        limit, name = config.model.max_positions, "model.max_positions"
+    else:
+        settings = Path(config.model.path) / "config.json"
+        found = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
+        limit, name = found.get("max_position_embeddings", wanted), f"max_position_embeddings in {settings}"
+    if wanted > limit:
         raise ConfigError(
-            f"rollout.max_model_len={config.rollout.max_model_len} is longer than model.max_positions="
-            f"{config.model.max_positions}; lower the one or raise the other."
+            f"rollout.max_model_len={wanted} is longer than the model's context ({name}={limit}); lower it to that."
         )
 
 

@@ -40,8 +40,8 @@ def weights_hash(run_dir: Path, step: int) -> str:
     return json.loads(manifest.read_text())["weights_hash"]
 
 
-def processes_of(run_dir: Path) -> list[str]:
-    """Command lines of living processes whose environment or arguments name the run folder's Ray session."""
+def marked(run_dir: Path) -> list[int]:
+    """Living processes that descend from a run started with `start`, by the mark in their environment."""
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
@@ -49,11 +49,23 @@ def processes_of(run_dir: Path) -> list[str]:
         try:
             environment = (process / "environ").read_bytes()
             state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
-            if f"DELTA_TEST_RUN={run_dir}".encode() in environment and state != "Z":
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200])
         except OSError:
             continue
+        if f"DELTA_TEST_RUN={run_dir}".encode() in environment and state != "Z":
+            found.append(int(process.name))
     return found
+
+
+def command_line(pid: int) -> str:
+    try:
+        return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
+    except OSError:
+        return ""
+
+
+def processes_of(run_dir: Path) -> list[str]:
+    """What is left of a run."""
+    return [command_line(pid) for pid in marked(run_dir)]
 
 
 def start(run_dir: Path, *overrides: str) -> subprocess.Popen:
@@ -200,6 +212,22 @@ def test_ctrl_c_ends_with_a_checkpoint_and_nothing_left(uninterrupted, train: Tr
 
     train(*RUN, f"run_dir={run_dir}", check=True)
     assert course(run_dir) == course(uninterrupted)
+
+
+def test_a_dead_learner_stops_the_run_with_a_reason_and_a_checkpoint_to_go_on_from(tmp_path):
+    run_dir = tmp_path / "bereaved"
+    process = start(run_dir, *RUN, "steps=500", "checkpoint.every=1")
+    wait_for_step(run_dir, 2, process)
+    learners = [pid for pid in marked(run_dir) if "LearnerWorker" in command_line(pid)]
+    assert len(learners) == 2
+    os.kill(learners[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 2, output[-3000:]
+    assert "learner rank" in output
+    assert "died" in output
+    assert list((run_dir / "checkpoints").glob("step-*/manifest.json"))
+    assert list((run_dir / "ray_logs").iterdir())
+    assert processes_of(run_dir) == []
 
 
 def test_another_seed_is_another_run(uninterrupted, train: Train, tmp_path):

@@ -22,7 +22,7 @@ from tests.conftest import TINY, Train
         (["data=jsonl"], ["data.path is empty", "data.path=problems.jsonl"]),
         (["data=jsonl", "data.path=nowhere.jsonl"], ["nowhere.jsonl", "No such file"]),
         (["model=pretrained", "model.path=./nowhere"], ["./nowhere is no model", "config.json"]),
-        (["rollout.max_model_len=4096"], ["max_model_len=4096", "max_positions=2048"]),
+        (["rollout.max_model_len=4096"], ["max_model_len=4096", "max_positions=2048", "lower it"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -1,15 +1,18 @@
 """Promise 1: the same batch gives the same credit, loss, gradient and weights, whoever computes what."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 from transformers import AutoModelForCausalLM
 
 from delta.advantages import GroupAdvantageConfig
 from delta.credit import DiscriminativeConfig, discriminative_coefficients, token_vectors
+from delta.errors import MismatchError
 from delta.losses import ClippedConfig
 from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, Verdict
 from workers.learner.config import LearnerConfig
@@ -60,27 +63,34 @@ def random_groups(model) -> list[RolloutGroup]:
     return groups
 
 
+async def start(model_path: Path, config: LearnerConfig) -> LearnerGroup:
+    learners = LearnerGroup(config, timeout_s=120)
+    await learners.set_up(
+        str(model_path),
+        AlgorithmConfig(advantage=GroupAdvantageConfig(), credit=DiscriminativeConfig(), loss=ClippedConfig()),
+        dtype="float32",
+        temperature=1.0,
+        mismatch_limit=1e-3,
+    )
+    return learners
+
+
+def stop(learners: LearnerGroup) -> None:
+    for actor in learners.actors:
+        ray.kill(actor)
+
+
 async def learn(model_path: Path, groups: list[RolloutGroup], folder: Path, config: LearnerConfig):
     """Credit, metrics and next weights of one update."""
-    import ray
-
-    learners = LearnerGroup(config, timeout_s=120)
+    learners = await start(model_path, config)
     try:
-        await learners.set_up(
-            str(model_path),
-            AlgorithmConfig(advantage=GroupAdvantageConfig(), credit=DiscriminativeConfig(), loss=ClippedConfig()),
-            dtype="float32",
-            temperature=1.0,
-            mismatch_limit=1e-3,
-        )
         coefficients = await learners.coefficients(groups)
         report = await learners.update(groups, policy_version=0)
         await learners.export(folder)
         weights = AutoModelForCausalLM.from_pretrained(folder).state_dict()
         return coefficients, report.metrics, weights
     finally:
-        for actor in learners.actors:
-            ray.kill(actor)
+        stop(learners)
 
 
 @pytest.mark.slow
@@ -123,3 +133,25 @@ def test_ranks_and_micro_batches_change_nothing(ray_cluster, make_model, tmp_pat
     reference = discriminative_coefficients(torch.cat(vectors), torch.tensor(advantages))
     np.testing.assert_allclose(expected_coefficients, reference.numpy(), atol=2e-5)
     assert reference.std() > 1e-3
+
+
+@pytest.mark.slow
+def test_rollouts_of_another_policy_are_refused_and_nothing_is_trained(ray_cluster, make_model):
+    model_path = make_model()
+    groups = random_groups(AutoModelForCausalLM.from_pretrained(model_path).eval())
+    (first, *others) = groups[0].rollouts
+    stale = replace(first, rollout_log_probs=first.rollout_log_probs - 0.5)
+    groups[0] = replace(groups[0], rollouts=(stale, *others))
+
+    async def attempt():
+        learners = await start(model_path, LearnerConfig(num_ranks=2, updates_per_step=UPDATES))
+        try:
+            before = await learners.weights_hash()
+            with pytest.raises(MismatchError, match=r"differ by up to 0\.5 nats.*rollout\.mismatch_limit=0\.001"):
+                await learners.update(groups, policy_version=3)
+            return before, await learners.weights_hash()
+        finally:
+            stop(learners)
+
+    before, after = asyncio.run(attempt())
+    assert before == after
