@@ -7,7 +7,8 @@ UV := $(BIN)/uv
 # CPU wheels of torch: from where pip is told to look, else from PyTorch's own index.
 FIND_LINKS := $(or $(PIP_FIND_LINKS),$(shell $(PYTHON) -m pip config get global.find-links 2>/dev/null))
 TORCH := $(if $(FIND_LINKS),$(addprefix --find-links ,$(FIND_LINKS)),--torch-backend cpu)
-INSTALL := $(UV) pip install --quiet --python $(BIN)/python --no-deps $(TORCH)
+# Compiling now costs seconds once; every process of a run would otherwise do it at its start where it may not write.
+INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps $(TORCH)
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-find-links --no-header $(TORCH)
 
 READY := $(VENV)/.ready
