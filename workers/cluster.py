@@ -1,6 +1,7 @@
 """The Ray cluster of a run: started for it, reachable from this host only, gone with it."""
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -32,6 +33,12 @@ class ClusterConfig:
             )
 
 
+@functools.cache
+def _token() -> str:
+    """The secret of this process's clusters; one for all of them, because Ray remembers the first it was given."""
+    return secrets.token_hex(32)
+
+
 @contextlib.contextmanager
 def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
     """Start Ray for this run and end it, and all its processes and files, on the way out.
@@ -43,8 +50,8 @@ def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
     # Ray puts sockets there, whose paths must be short, so it cannot be the run folder.
     folder = Path(tempfile.mkdtemp(prefix="delta-ray-"))
     token = folder / "token"
-    token.write_text(secrets.token_hex(32))
-    token.chmod(0o600)
+    token.touch(mode=0o600)
+    token.write_text(_token())
     # A token of the run's own: Ray would otherwise write one into the user's home, or run without any.
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
