@@ -47,7 +47,10 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
         return await controller.run()
 
     with local_cluster(config.cluster, log_folder=run_dir / "ray_logs"):
-        complete = asyncio.run(run())
+        try:
+            complete = asyncio.run(run())
+        except asyncio.CancelledError:  # a second signal: at once, without a checkpoint
+            complete = False
     if not complete:
         console.say(f"interrupted. Go on with: {_again(run_dir)}")
         return EXIT_INTERRUPTED

@@ -54,11 +54,12 @@ def collate(groups: Sequence[RolloutGroup], advantages: Tensor) -> TrainBatch:
 class MicroBatch:
     """Rows padded on the right to one rectangle, and where their response tokens are.
 
-    Right padding needs no attention mask under causal attention: no real token can see a pad.
+    Right padding needs no attention mask under causal attention: no real token can see a pad. The last token of a row
+    is a target but no input, since nothing is predicted from it.
     """
 
     token_ids: Tensor
-    """(B, T) int64; pads hold token 0."""
+    """(B, T) int64, every row without its last token; pads hold token 0."""
     predictors: Tensor
     """(S,) index into the flattened (B * T) positions whose hidden state predicts a response token."""
     targets: Tensor
@@ -68,13 +69,13 @@ class MicroBatch:
 def pad_rows(batch: TrainBatch, rows: Sequence[int]) -> MicroBatch:
     """Pad the given rows of the batch to the longest of them; no rows give one pad and no targets."""
     lengths = batch.row_lengths
-    width = max((int(lengths[row]) for row in rows), default=1)
+    width = max((int(lengths[row]) - 1 for row in rows), default=1)
     token_ids = np.zeros((max(len(rows), 1), width), dtype=np.int64)
     predictors: list[NDArray[np.int64]] = []
     targets: list[NDArray[np.int32]] = []
     for place, row in enumerate(rows):
         tokens = batch.token_ids[batch.offsets[row] : batch.offsets[row + 1]]
-        token_ids[place, : len(tokens)] = tokens
+        token_ids[place, : len(tokens) - 1] = tokens[:-1]
         first = int(batch.prompt_lengths[row])
         predictors.append(place * width + np.arange(first - 1, len(tokens) - 1))
         targets.append(tokens[first:])

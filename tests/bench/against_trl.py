@@ -7,11 +7,13 @@ TRL runs in an environment of its own (`requirements/trl.txt`) through `trl_base
 Hugging Face generate. Ours is the laptop configuration with DelTA. Each side runs several times, in turn, so that a
 machine that gets slower gets slower for both; every run leaves out its first steps. The ratio is TRL's seconds over
 ours: above 1, ours is faster.
+
+The machine must be idle otherwise: beside any other load TRL's threads, which wait by spinning, slow it down many times
+over. OMP_WAIT_POLICY=PASSIVE prevents that and makes it slower on an idle machine; the default is TRL at its best.
 """
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -40,9 +42,7 @@ def run_trl(python: str, model: Path, folder: Path, options: argparse.Namespace)
     ]
     if options.workload == "uneven":
         arguments += ["--max-new-tokens", str(LONGEST), "--length-schedule", str(folder / "lengths.json")]
-    # Waiting threads that sleep: under any other load the spinning default slows TRL down many times over.
-    environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
-    finished = subprocess.run(arguments, capture_output=True, text=True, env=environment)
+    finished = subprocess.run(arguments, capture_output=True, text=True)
     if finished.returncode:
         sys.exit(f"the TRL baseline failed:\n{finished.stderr[-3000:]}")
     return json.loads(finished.stdout.strip().splitlines()[-1])

@@ -80,20 +80,24 @@ class Controller:
 
     async def run(self) -> bool:
         """Train to the last step, or until asked to end; whether the run is complete."""
-        with self._interruption.listen():
-            try:
-                await self._interruption.abandon(self.start())
-                first = await self._resume()
-            except Interrupted:
-                return False
-            try:
-                await self._train(first)
-                return True
-            except Interrupted:
-                await self._checkpoint()
-                return False
-            finally:
-                self._tracker.close()
+        try:
+            with self._interruption.listen():
+                return await self._start_and_train()
+        finally:
+            self._tracker.close()
+
+    async def _start_and_train(self) -> bool:
+        try:
+            await self._interruption.abandon(self.start())
+            first = await self._resume()
+        except Interrupted:
+            return False
+        try:
+            await self._train(first)
+        except Interrupted:
+            await self._checkpoint()
+            return False
+        return True
 
     async def _train(self, first: int) -> None:
         steps = self._config.steps
@@ -202,10 +206,16 @@ class Controller:
             verdicts = await self._verifiers.score([(rollout.text, prompts[rollout.group].answer) for rollout in lot])
             return list(zip(lot, verdicts, strict=True))
 
-        async with asyncio.TaskGroup() as scoring:
-            lots = [scoring.create_task(score(lot)) async for lot in self._rollouts.generate(tasks)]
+        scoring: list[asyncio.Task[list[Scored]]] = []
+        try:
+            async for lot in self._rollouts.generate(tasks):
+                scoring.append(asyncio.create_task(score(lot)))
             generated = time.perf_counter()
-        return [pair for lot in lots for pair in lot.result()], generated
+            scored = await asyncio.gather(*scoring)
+        finally:
+            for task in scoring:
+                task.cancel()
+        return [pair for lot in scored for pair in lot], generated
 
     async def _publish(self, policy_version: int) -> None:
         """Move the weights to every engine, and make sure that they arrived.

@@ -137,7 +137,7 @@ class Learner:
     def log_probs(self, token_ids: Sequence[int]) -> Tensor:
         """Log-probability of every token but the first: the learner's side of the parity probe; collective."""
         micro_batch = MicroBatch(
-            token_ids=torch.tensor([token_ids]),
+            token_ids=torch.tensor([token_ids[:-1]]),
             predictors=torch.arange(len(token_ids) - 1),
             targets=torch.tensor(token_ids[1:]),
         )
