@@ -11,6 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+GRACE_S = 5.0
+"""How long processes may take to end when told to."""
+
 
 @dataclass(kw_only=True, slots=True)
 class ClusterConfig:
@@ -39,6 +44,25 @@ def _token() -> str:
     return secrets.token_hex(32)
 
 
+def _descendants(folder: Path) -> list[psutil.Process]:
+    """The processes of the cluster in `folder`: those that name it, and all that they started."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if str(folder) in " ".join(child.cmdline()):
+                found += [child, *child.children(recursive=True)]
+    return found
+
+
+def _wait_until_gone(processes: list[psutil.Process]) -> None:
+    """Wait for processes that have been told to end; end the ones that do not listen."""
+    _, deaf = psutil.wait_procs(processes, timeout=GRACE_S)
+    for process in deaf:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(deaf, timeout=GRACE_S)
+
+
 @contextlib.contextmanager
 def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
     """Start Ray for this run and end it, and all its processes and files, on the way out.
@@ -55,6 +79,8 @@ def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
     # A token of the run's own: Ray would otherwise write one into the user's home, or run without any.
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # How long Ray's helpers look for a cluster whose driver was killed before they end; the default is a minute.
+    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     failed = True
     try:
         ray.init(
@@ -70,7 +96,9 @@ def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
         yield
         failed = False
     finally:
+        started = _descendants(folder)
         ray.shutdown()
+        _wait_until_gone(started)
         if failed:
             with contextlib.suppress(OSError):
                 shutil.copytree(folder / "session_latest" / "logs", log_folder, dirs_exist_ok=True)

@@ -69,7 +69,7 @@ class MicroBatch:
 def pad_rows(batch: TrainBatch, rows: Sequence[int]) -> MicroBatch:
     """Pad the given rows of the batch to the longest of them; no rows give one pad and no targets."""
     lengths = batch.row_lengths
-    width = max((int(lengths[row]) - 1 for row in rows), default=1)
+    width = max([1, *(int(lengths[row]) - 1 for row in rows)])
     token_ids = np.zeros((max(len(rows), 1), width), dtype=np.int64)
     predictors: list[NDArray[np.int64]] = []
     targets: list[NDArray[np.int32]] = []

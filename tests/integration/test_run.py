@@ -14,7 +14,14 @@ from tests.conftest import ROOT, TINY, Train, command
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 STEPS = 6
-RUN = (*TINY, f"steps={STEPS}", "evaluation.every=3", "checkpoint.every=2", "seed=3")
+# The laptop's own model, which is right often enough for every step to change the weights.
+RUN = (
+    *(name for name in TINY if not name.startswith("model.")),
+    f"steps={STEPS}",
+    "evaluation.every=3",
+    "checkpoint.every=2",
+    "seed=3",
+)
 
 DETERMINISTIC = (
     "reward/mean",
@@ -121,6 +128,7 @@ def test_run_folder_holds_what_is_promised(uninterrupted):
                 assert value >= 0
         assert row["policy/mismatch_max"] < 1e-3
         assert row["policy_version"] == row["step"]
+        assert row["learner/grad_norm"] > 0
         phases = sum(row[f"time/{name}_s"] for name in ("generate", "score", "old_pass", "credit", "update", "sync"))
         assert phases <= row["time/step_s"]
 
@@ -143,6 +151,7 @@ def test_run_folder_holds_what_is_promised(uninterrupted):
     assert (uninterrupted / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((uninterrupted / "wandb").glob("offline-run-*/*.wandb"))
     assert list((uninterrupted / "tensorboard").glob("events.*"))
+    assert weights_hash(uninterrupted, 4) != weights_hash(uninterrupted, 6)
     kept = sorted(path.name for path in (uninterrupted / "checkpoints").iterdir())
     assert kept == ["step-000004", "step-000006"]
 
@@ -255,18 +264,17 @@ def test_any_jsonl_trains(train: Train, tmp_path):
 def test_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(train: Train, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(disk)], capture_output=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
     try:
         run_dir = disk / "run"
         process = start(run_dir, *RUN, "steps=400")
         wait_for_step(run_dir, 2, process)
-        with (disk / "filler").open("wb") as filler:
+        with (disk / "filler").open("wb", buffering=0) as filler:
             try:
                 while True:
                     filler.write(b"\0" * 4096)
-                    filler.flush()
             except OSError:
                 pass
         output, _ = process.communicate(timeout=120)

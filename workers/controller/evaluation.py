@@ -89,7 +89,7 @@ def wilson_interval(successes: int, trials: int, *, z: float = 1.96) -> tuple[fl
     spread = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     center = share + z * z / (2 * trials)
     scale = 1 + z * z / trials
-    return (center - spread) / scale, (center + spread) / scale
+    return max((center - spread) / scale, 0.0), min((center + spread) / scale, 1.0)
 
 
 def mean_interval(values: Sequence[float], *, z: float = 1.96) -> tuple[float, float]:

@@ -18,7 +18,7 @@ class RolloutConfig:
     max_model_len: int = 2048
     """Context of the engine: prompt and rollout must fit."""
     num_workers: int = 1
-    """Engines, each with a copy of the policy; prompts are split evenly among them."""
+    """Engines, each with a copy of the policy; prompts are dealt to them in turn."""
     threads_per_worker: int = 1
     """CPU threads of an engine."""
     max_num_seqs: int = 256
@@ -45,9 +45,4 @@ class RolloutConfig:
             raise ValueError(
                 f"rollout.max_new_tokens={self.max_new_tokens} leaves no room for a prompt in "
                 f"rollout.max_model_len={self.max_model_len}; lower the one or raise the other."
-            )
-        if self.prompts_per_step % self.num_workers:
-            raise ValueError(
-                f"rollout.prompts_per_step={self.prompts_per_step} does not divide over "
-                f"rollout.num_workers={self.num_workers}; use a multiple."
             )

@@ -32,7 +32,7 @@ def test_verdicts_come_in_the_order_of_the_answers(ray_cluster):
 
 @pytest.mark.slow
 def test_a_worker_killed_in_flight_costs_only_a_retry(ray_cluster):
-    answers = [("#### \\frac{1}{2}", "0.5")] * 200
+    answers = [(f"#### \\frac{{{i}}}{{2}}", str(i / 2)) for i in range(1000)]
 
     async def use(pool: VerifierPool):
         (actor,) = pool.actors
@@ -44,8 +44,8 @@ def test_a_worker_killed_in_flight_costs_only_a_retry(ray_cluster):
         (replacement,) = pool.actors
         return verdicts, pid, await replacement.pid.remote()
 
-    verdicts, pid, new_pid = asyncio.run(with_pool(VerifierConfig(num_workers=1), use))
-    assert [verdict.outcome for verdict in verdicts] == [Outcome.correct] * 200
+    verdicts, pid, new_pid = asyncio.run(with_pool(VerifierConfig(num_workers=1, timeout_s=60), use))
+    assert [verdict.outcome for verdict in verdicts] == [Outcome.correct] * 1000
     assert new_pid != pid
 
 
