@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import workers  # noqa: F401  before any test module imports Ray, which reads its authentication mode then
+
 ROOT = Path(__file__).parent.parent
 
 TINY = (
