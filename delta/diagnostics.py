@@ -7,6 +7,7 @@ from torch import Tensor
 
 from delta.errors import MismatchError
 from delta.rewards.final_answer import BOX, MARKER
+from delta.tokens import OldTokens
 from delta.types import FinishReason, Outcome, RolloutGroup
 
 
@@ -36,9 +37,11 @@ class LearnerSums:
     policy/entropy              mean entropy of the old policy's next-token distributions, in nats
     policy/mismatch_mean, _max  |learner - engine| log-probability of the sampled tokens before the update, in nats
     policy/kl                   mean of r - 1 - log r (k3 estimate of KL(old || new)), over all optimizer steps, in nats
-    loss/surrogate              the loss, mean over optimizer steps
+    policy/ref_kl               divergence from the reference policy where the algorithm has such a term, in nats
+    loss/surrogate              the loss without added terms, mean over optimizer steps
     loss/clip_fraction          share of tokens whose gradient a bound removed
     credit/lambda_std, _max     spread and largest of the coefficients
+    importance/mean, _zero      factor between engine and learner where it is corrected for: mean, share that is 0
     learner/grad_norm           before clipping, mean over optimizer steps
     learner/tokens              response tokens of the batch
     """
@@ -49,12 +52,22 @@ class LearnerSums:
         self._mismatch = torch.zeros(1, dtype=torch.float64)
         self._lambda_max = torch.zeros(1, dtype=torch.float64)
         self._grad_norms: list[float] = []
+        self._means: dict[str, Tensor] = {}
 
-    def add_old(self, log_probs: Tensor, entropy: Tensor, rollout_log_probs: Tensor, coefficients: Tensor) -> None:
+    def add_mean(self, name: str, values: Tensor) -> None:
+        """Add to the mean called `name`; every rank has to do so for every micro-batch, be it of no token."""
+        part = torch.stack([values.double().sum(), torch.tensor(float(len(values)), dtype=torch.float64)])
+        self._means[name] = self._means.get(name, torch.zeros_like(part)) + part
+
+    def add_old(self, tokens: OldTokens, coefficients: Tensor, importance: Tensor | None) -> None:
         """Add the tokens of one micro-batch under the old policy."""
+        if importance is not None:
+            self.add_mean("importance/mean", importance)
+            self.add_mean("importance/zero", importance == 0)
+        log_probs, entropy = tokens.log_probs, tokens.entropy
         if not len(log_probs):
             return
-        mismatch = (log_probs - rollout_log_probs).abs().double()
+        mismatch = (log_probs - tokens.rollout_log_probs).abs().double()
         weights = coefficients.double()
         self._sums[:5] += torch.stack(
             [
@@ -95,7 +108,10 @@ class LearnerSums:
         mismatch_max, lambda_max = all_max(torch.cat([self._mismatch, self._lambda_max])).tolist()
         tokens, trained, updates = max(counted, 1.0), max(trained, 1.0), max(len(self._grad_norms), 1)
         mean = weights / tokens
+        names = sorted(self._means)
+        sums = all_reduce(torch.stack([self._means[name] for name in names])).tolist() if names else []
         return {
+            **{name: total / max(count, 1.0) for name, (total, count) in zip(names, sums, strict=True)},
             "policy/entropy": entropy / tokens,
             "policy/mismatch_mean": mismatch / tokens,
             "policy/mismatch_max": mismatch_max,
@@ -128,9 +144,7 @@ def batch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     """
     pairs = [pair for group in groups for pair in zip(group.rollouts, group.verdicts, strict=True)]
     judged = [verdict.reward for _, verdict in pairs if verdict.outcome.is_judgement]
-    mixed = [
-        len({verdict.reward for verdict in group.verdicts if verdict.outcome.is_judgement}) > 1 for group in groups
-    ]
+    mixed = [group.is_mixed for group in groups]
     tokens = sum(len(rollout.token_ids) for rollout, _ in pairs)
     return {
         "reward/mean": sum(judged) / max(len(judged), 1),

@@ -90,6 +90,11 @@ class RolloutGroup:
         if len(self.rollouts) != len(self.verdicts):
             raise ValueError(f"{len(self.rollouts)} rollouts with {len(self.verdicts)} verdicts in {self.prompt.id}")
 
+    @property
+    def is_mixed(self) -> bool:
+        """Whether the judged rewards differ; otherwise no rollout is better than its siblings: there is no signal."""
+        return len({verdict.reward for verdict in self.verdicts if verdict.outcome.is_judgement}) > 1
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainBatch:

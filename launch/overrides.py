@@ -9,12 +9,16 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from delta.errors import ConfigError
 from launch.schema import VARIANTS
+
+MULTIRUN = ("-m", "--multirun")
 
 CONF = Path(__file__).parent.parent / "conf"
 
@@ -27,20 +31,37 @@ def check_overrides(arguments: Sequence[str], *, config_name: str) -> None:
         config_name: The primary configuration.
 
     Raises:
-        ConfigError: An override names no key or variant, or its value has the wrong type.
+        ConfigError: An override names no key or variant, its value has the wrong type, or there are several values and
+            nobody asked for several runs.
     """
-    if any(argument.startswith("-") for argument in arguments):
+    overrides = [argument for argument in arguments if argument not in MULTIRUN]
+    if any(argument.startswith("-") for argument in overrides):
         return
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            compose(config_name, overrides=list(arguments))
+            samples, swept = _samples(overrides)
+            for sample in samples:
+                composed = compose(config_name, overrides=sample, return_hydra_config=True)
+            if swept and len(overrides) == len(arguments) and composed.hydra.mode is not RunMode.MULTIRUN:
+                raise ConfigError(f"{swept[0]} names several values: add --multirun to start a run with each of them.")
         except (HydraException, OmegaConfBaseException) as error:
             seen = _seen(error)
             advice = _advice(seen, compose(config_name))
             raise ConfigError(f"{'. '.join(seen)}.{advice} See the whole configuration with --cfg job.") from error
         finally:
             GlobalHydra.instance().clear()
+
+
+def _samples(overrides: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """Runs that hold every value of a sweep at least once, and the overrides that have several values."""
+    choices: list[list[str]] = []
+    for text, override in zip(overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True):
+        values = override.sweep_string_iterator() if override.is_sweep_override() else None
+        choices.append([f"{override.get_key_element()}={value}" for value in values] if values else [text])
+    runs = max((len(values) for values in choices), default=1)
+    samples = [[values[min(run, len(values) - 1)] for values in choices] for run in range(runs)]
+    return samples, [text for text, values in zip(overrides, choices, strict=True) if len(values) > 1]
 
 
 _NOISE = ("To append", "object_type=", "reference_type=", "full_key:", "Config search path", "provider=")

@@ -34,11 +34,14 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
     from launch.preflight import prepare
     from workers.cluster import local_cluster
     from workers.controller.console import RunConsole
-    from workers.controller.loop import Controller
+    from workers.controller.loop import Controller, is_complete
 
     console = RunConsole()
     prepared = prepare(config, settings, console)
     run_dir = prepared.run_dir
+    if is_complete(config, data=prepared.data, run_dir=run_dir):
+        console.say(f"{run_dir} is complete: all {config.steps} steps are done. More steps continue it.")
+        return 0
 
     async def run() -> bool:
         controller = Controller(

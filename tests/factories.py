@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from delta.tokens import OldTokens
 from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, Verdict
 
 
@@ -54,4 +57,28 @@ def make_group(
         verdicts=tuple(
             make_verdict(reward, outcome) for reward, outcome in zip(rewards, outcomes_or_none, strict=True)
         ),
+    )
+
+
+def make_tokens(
+    *,
+    log_probs: Tensor,
+    rows: Tensor | None = None,
+    places: Tensor | None = None,
+    advantages: Tensor | None = None,
+    loss_mask: Tensor | None = None,
+    rollout_log_probs: Tensor | None = None,
+    entropy: Tensor | None = None,
+    ref_log_probs: Tensor | None = None,
+) -> OldTokens:
+    """Tokens of one row, all on the loss mask, with advantage 1, unless said otherwise."""
+    return OldTokens(
+        rows=torch.zeros(len(log_probs), dtype=torch.int64) if rows is None else rows,
+        places=torch.arange(len(log_probs)) if places is None else places,
+        advantages=torch.ones_like(log_probs) if advantages is None else advantages,
+        loss_mask=torch.ones_like(log_probs, dtype=torch.bool) if loss_mask is None else loss_mask,
+        rollout_log_probs=log_probs if rollout_log_probs is None else rollout_log_probs,
+        log_probs=log_probs,
+        entropy=torch.zeros_like(log_probs) if entropy is None else entropy,
+        ref_log_probs=ref_log_probs,
     )

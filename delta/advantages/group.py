@@ -1,19 +1,22 @@
-"""Group-relative advantages: a rollout is as good as it is better than its siblings."""
+"""Group-relative advantages: a rollout is as good as it is better than its siblings (GRPO, Dr. GRPO)."""
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from delta.shapes import check_shape
+from delta.advantages.advantage import AdvantageConfig, centred, check_rewards, tied_groups
 
 
 @dataclass(kw_only=True, slots=True)
-class GroupAdvantageConfig:
-    """GRPO advantages (`advantage=group`)."""
+class GroupAdvantageConfig(AdvantageConfig):
+    """GRPO advantages (`advantage=group`; `advantage=dr_grpo` without the deviation)."""
 
     normalize_std: bool = True
     """Divide by the deviation of the group's rewards; without it this is Dr. GRPO's advantage."""
+
+    def advantages(self, rewards: Tensor, judged: Tensor) -> Tensor:
+        """See `group_advantages`."""
+        return group_advantages(rewards, judged, normalize_std=self.normalize_std)
 
 
 def group_advantages(rewards: Tensor, judged: Tensor, *, normalize_std: bool, eps: float = 1e-6) -> Tensor:
@@ -32,15 +35,9 @@ def group_advantages(rewards: Tensor, judged: Tensor, *, normalize_std: bool, ep
     Returns:
         (N, G) advantages; a group of equal rewards gets exact zeros.
     """
-    check_shape(rewards, "N G")
-    check_shape(judged, "N G", N=rewards.shape[0], G=rewards.shape[1])
-    count = judged.sum(dim=-1, keepdim=True).clamp_min(1)
-    mean = rewards.masked_fill(~judged, 0.0).sum(dim=-1, keepdim=True) / count
-    advantages = (rewards - mean).masked_fill(~judged, 0.0)
+    check_rewards(rewards, judged)
+    advantages, count = centred(rewards, judged)
     if normalize_std:
         deviation = (advantages.square().sum(dim=-1, keepdim=True) / count).sqrt()
         advantages = advantages / (deviation + eps)
-    # The mean of equal floats can round off by an ulp, which dividing by eps turns into signal: compare instead.
-    highest = rewards.masked_fill(~judged, -torch.inf).amax(dim=-1, keepdim=True)
-    lowest = rewards.masked_fill(~judged, torch.inf).amin(dim=-1, keepdim=True)
-    return advantages.masked_fill(highest <= lowest, 0.0)
+    return advantages.masked_fill(tied_groups(rewards, judged), 0.0)

@@ -1,38 +1,65 @@
 """DelTA: a coefficient per token, large where its gradient tells right answers from wrong ones.
 
-arXiv:2605.21467. What is here is the estimator on token vectors; where the vectors come from is `proxy.py`. Nothing
-here knows of ranks or micro-batches: sums over the global batch go through `all_reduce`, and since the coefficients
-depend on the batch through those sums alone, any split of the tokens gives the same coefficients.
+arXiv:2605.21467. What is here is the estimator; the vectors live in a `TokenSpace`. Nothing here knows of ranks or
+micro-batches: the coefficients depend on the batch through sums over it, which go through `all_reduce`, so any split of
+the tokens gives the same coefficients.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum
 
 import torch
 from torch import Tensor
 
+from delta.collectives import AllReduce, alone
+from delta.credit.cache import RowCache
+from delta.credit.estimator import Credit, CreditConfig, CreditInputs
+from delta.credit.last_layer import LastLayerProxy, Logits
+from delta.credit.proxy import RowProxy
+from delta.credit.space import TokenSpace, side_weights
 from delta.shapes import check_shape
+from delta.tokens import OldTokens
 
 SIGMA_FLOOR = 1e-4
 """Lower bound of a side's temperature: margins that do not vary would otherwise divide by zero."""
 
-CHUNK = 8_192
-"""Token vectors accumulated at a time: bounds the temporaries in accumulation precision."""
+GIB = 2**30
 
-AllReduce = Callable[[Tensor], Tensor]
-"""Sums a small tensor over all ranks and returns it; the identity when there is one."""
+
+class Proxy(Enum):
+    """What stands for a token's gradient: its own row of the LM head's (`row`), or all of that (`last_layer`)."""
+
+    row = "row"
+    last_layer = "last_layer"
+
+
+class CacheDtype(Enum):
+    """Precision of the cached vectors: the model's own (`model`), or a given one."""
+
+    model = "model"
+    bfloat16 = "bfloat16"
+    float32 = "float32"
 
 
 @dataclass(kw_only=True, slots=True)
-class DiscriminativeConfig:
+class DiscriminativeConfig(CreditConfig):
     """DelTA coefficients (`credit=discriminative`)."""
 
+    proxy: Proxy = Proxy.row
+    """What stands for a token's gradient: `row` as in the paper; `last_layer`, exact, costs LM-head-sized products."""
     refinements: int = 1
     """K, rounds that pull each centroid towards the tokens typical of its side; the paper's best is 1."""
     lambda_min: float = 0.8
     """Coefficient of a token that both sides share, before normalisation."""
     lambda_max: float = 1.2
     """Coefficient of a token that only its own side has, before normalisation."""
+    temperature: float | None = None
+    """One temperature for both sides instead of the deviation of each side's margins (an ablation)."""
+    cache_dtype: CacheDtype = CacheDtype.model
+    """Of the vectors kept from the old-policy pass."""
+    device_cache_gib: float = 16.0
+    """Vectors beyond this size wait in pinned host memory; of no effect without a GPU."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -43,11 +70,53 @@ class DiscriminativeConfig:
                 f"credit.lambda_min={self.lambda_min}, credit.lambda_max={self.lambda_max}: expected "
                 "0 < lambda_min <= lambda_max; the paper uses 0.8 and 1.2."
             )
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(
+                f"credit.temperature={self.temperature}: expected more than 0, or null for the margins' deviation."
+            )
+        if not self.device_cache_gib >= 0:
+            raise ValueError(f"credit.device_cache_gib={self.device_cache_gib}: expected 0 or more.")
+
+    def new_space(self, logits: Logits) -> TokenSpace:
+        """A cache for the vectors of one batch."""
+        cache = RowCache(
+            dtype=None if self.cache_dtype is CacheDtype.model else getattr(torch, self.cache_dtype.value),
+            device_budget_bytes=int(self.device_cache_gib * GIB),
+        )
+        return LastLayerProxy(logits, cache) if self.proxy is Proxy.last_layer else RowProxy(cache)
+
+    def estimate(self, inputs: CreditInputs) -> Credit:
+        """The estimator over the global batch."""
+        return self.estimate_with(two_sided_margins, inputs)
+
+    def estimate_with(self, margins: "Margins", inputs: CreditInputs) -> Credit:
+        """The estimator with another score in place of the margin, for ablations."""
+        assert inputs.space is not None, "filled in the old-policy pass"
+        tokens = inputs.tokens
+        found = estimate_credit(
+            inputs.space,
+            neutral_tokens=int((tokens.loss_mask & ~tokens.sided).sum()),
+            refinements=self.refinements,
+            lambda_min=self.lambda_min,
+            lambda_max=self.lambda_max,
+            temperature=self.temperature,
+            margins=margins,
+            all_reduce=inputs.all_reduce,
+        )
+        return Credit(
+            spread(found, tokens),
+            {
+                "credit/degenerate": float(found.degenerate),
+                "credit/temperature_positive": found.temperatures[0],
+                "credit/temperature_negative": found.temperatures[1],
+                "credit/unusable_tokens": float(found.unusable_tokens),
+            },
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Credit:
-    """Coefficients of this rank's tokens, normalised to mean 1 over the loss-mask tokens of the global batch."""
+class SidedCredit:
+    """Coefficients of this rank's side-carrying tokens, normalised over the loss-mask tokens of the global batch."""
 
     coefficients: Tensor
     """(S,) float32, of the tokens that carry a side."""
@@ -57,6 +126,38 @@ class Credit:
     """One side was empty, so there was nothing to discriminate and every coefficient is 1."""
     temperatures: tuple[float, float]
     """gamma of the sides (+, -)."""
+    unusable_tokens: int
+    """Tokens of the global batch whose vector was not finite; they count as neutral."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Who is on which side, on this rank and in the global batch."""
+
+    positive: Tensor
+    """(S,) bool; the others are on the minus side."""
+    members: Tensor
+    """(2, S) float64, 1 where a usable token is on a side (+, -)."""
+    counts: Tensor
+    """(2,) usable tokens of the sides in the global batch."""
+    all_reduce: AllReduce
+
+    def mean(self, values: Tensor) -> Tensor:
+        """(2,) means of (S,) values over the sides of the global batch, each token once."""
+        return self.all_reduce(self.members @ values) / self.counts
+
+    def deviation(self, values: Tensor) -> Tensor:
+        """(2,) population standard deviations, floored."""
+        deviations = values - self.of(self.mean(values))
+        return self.mean(deviations.square()).sqrt().clamp_min(SIGMA_FLOOR)
+
+    def of(self, pair: Tensor) -> Tensor:
+        """Spread the (2,) values of the sides over the tokens: (S,)."""
+        return torch.where(self.positive, pair[0], pair[1])
+
+
+Margins = Callable[[TokenSpace, Tensor, Sides], Tensor]
+"""Space, centroids (2, ...) and sides to (S,) scores: how much of its own side a token is."""
 
 
 def discriminative_coefficients(
@@ -79,7 +180,8 @@ def discriminative_coefficients(
         token_vectors: (S, H) proxies of the token gradients, loss-mask tokens only (see `token_vectors`).
         advantages: (S,) advantage of the rollout that each token belongs to.
         refinements: K, rounds of centroid refinement.
-        lambda_min: Coefficient of a token shared by both sides; also of tokens whose advantage is 0.
+        lambda_min: Coefficient of a token shared by both sides; also of tokens whose advantage is 0 and of tokens whose
+            vector is not finite.
         lambda_max: Coefficient of a token that only its side has.
 
     Returns:
@@ -91,9 +193,10 @@ def discriminative_coefficients(
     check_shape(token_vectors, "S H")
     check_shape(advantages, "S", S=token_vectors.shape[0])
     sided = advantages != 0
+    space = RowProxy()
+    space.append_vectors(token_vectors[sided], advantages[sided])
     credit = estimate_credit(
-        token_vectors[sided],
-        advantages[sided],
+        space,
         neutral_tokens=int((~sided).sum()),
         refinements=refinements,
         lambda_min=lambda_min,
@@ -106,95 +209,85 @@ def discriminative_coefficients(
 
 @torch.no_grad()
 def estimate_credit(
-    token_vectors: Tensor,
-    advantages: Tensor,
+    space: TokenSpace,
     *,
     neutral_tokens: int,
-    refinements: int,
-    lambda_min: float,
-    lambda_max: float,
-    all_reduce: AllReduce = lambda tensor: tensor,
-) -> Credit:
+    refinements: int = 1,
+    lambda_min: float = 0.8,
+    lambda_max: float = 1.2,
+    temperature: float | None = None,
+    margins: Margins | None = None,
+    all_reduce: AllReduce = alone,
+) -> SidedCredit:
     """The estimator over this rank's share of the tokens that carry a side.
 
-    Tokens of rollouts without advantage are only counted: their vectors are never needed, hence never cached.
+    Tokens of rollouts without advantage are only counted: their vectors are never needed, hence never cached. What is
+    of the size of a token or a vector is float64; the products with the vectors are float32 or better.
 
     Args:
-        token_vectors: (S, H) this rank's proxies, any float dtype; read 2 K + 2 times, never copied whole.
-        advantages: (S,) none of them 0.
+        space: This rank's vectors; swept over 2 K + 1 times.
         neutral_tokens: This rank's loss-mask tokens with advantage 0.
         refinements: K.
         lambda_min: See `discriminative_coefficients`.
         lambda_max: See `discriminative_coefficients`.
-        all_reduce: Sums over the ranks; called 3 K + 5 times with at most 2 (H + 1) numbers.
+        temperature: See `DiscriminativeConfig`.
+        margins: The score of a token; `two_sided_margins` by default.
+        all_reduce: Sums over the ranks; K + 1 times a pair of vectors, and a few numbers else.
 
     Returns:
         The coefficients of this rank's tokens, normalised over the global batch.
     """
-    # Float64 costs nothing next to the forward pass on a CPU; GPUs pay dearly for it, so they accumulate in float32.
-    precision = torch.float64 if token_vectors.device.type == "cpu" else torch.float32
-    positive = advantages > 0
-    weights = advantages.abs().to(precision)
-
-    counts = torch.stack([positive.sum(), (~positive).sum(), torch.as_tensor(neutral_tokens, device=positive.device)])
-    counts = all_reduce(counts.to(precision))
+    margins = margins or two_sided_margins
+    positive = space.advantages > 0
+    weights = space.advantages.abs() * space.usable
+    members = side_weights(space.usable.double(), positive)
+    unusable = (~space.usable).sum()
+    counts = all_reduce(torch.stack([*members.sum(dim=1), unusable + neutral_tokens, unusable]).double())
     if counts[0] == 0 or counts[1] == 0:
-        ones = torch.ones(len(advantages), dtype=torch.float32, device=advantages.device)
-        return Credit(ones, 1.0, degenerate=True, temperatures=(0.0, 0.0))
+        ones = torch.ones(len(positive), dtype=torch.float32, device=positive.device)
+        return SidedCredit(ones, 1.0, True, (0.0, 0.0), int(counts[3]))
 
-    centroids = _centroids(token_vectors, weights, positive, all_reduce)
-    margins = _margins(token_vectors, positive, centroids)
-    temperatures = _deviations(margins, positive, counts[:2], all_reduce)
+    sides = Sides(positive, members, counts[:2], all_reduce)
+    centroids = _centroids(space.advantage_sums(), weights, sides)
+    scores = margins(space, centroids, sides)
+    gamma = sides.deviation(scores) if temperature is None else scores.new_full((2,), temperature)
     for _ in range(refinements):
-        alpha = torch.sigmoid(margins / _of_side(temperatures, positive))
-        centroids = _centroids(token_vectors, weights * alpha, positive, all_reduce)
-        # The next use takes the deviation of the margins just used: the temperature lags the centroids by one round.
-        temperatures = _deviations(margins, positive, counts[:2], all_reduce)
-        margins = _margins(token_vectors, positive, centroids)
-    alpha = torch.sigmoid(margins / _of_side(temperatures, positive))
+        refined = weights * torch.sigmoid(scores / sides.of(gamma))
+        centroids = _centroids(space.sums(refined), refined, sides)
+        # The next use takes the deviation of the scores just used: the temperature lags the centroids by one round.
+        if temperature is None:
+            gamma = sides.deviation(scores)
+        scores = margins(space, centroids, sides)
+    alpha = torch.sigmoid(scores / sides.of(gamma)) * space.usable
     raw = lambda_min + (lambda_max - lambda_min) * alpha
 
-    total = all_reduce(raw.sum().reshape(1)) + lambda_min * counts[2]
-    mean = (total / counts.sum()).item()
-    return Credit(
+    total = all_reduce((raw * space.usable).sum().reshape(1)) + lambda_min * counts[2]
+    mean = (total / counts[:3].sum()).item()
+    return SidedCredit(
         (raw / mean).float(),
         lambda_min / mean,
-        degenerate=False,
-        temperatures=(temperatures[0].item(), temperatures[1].item()),
+        False,
+        (gamma[0].item(), gamma[1].item()),
+        int(counts[3]),
     )
 
 
-def _of_side(pair: Tensor, positive: Tensor) -> Tensor:
-    """Spread the (2,) values of the sides (+, -) over the tokens: (S,)."""
-    return torch.where(positive, pair[0], pair[1])
-
-
-def _centroids(token_vectors: Tensor, weights: Tensor, positive: Tensor, all_reduce: AllReduce) -> Tensor:
-    """(2, H) weighted means of the two sides over the global batch."""
-    side_weights = torch.stack([weights * positive, weights * ~positive])  # (2, S)
-    sums = weights.new_zeros(2, token_vectors.shape[1] + 1)
-    for start in range(0, len(weights), CHUNK):
-        part = slice(start, start + CHUNK)
-        sums[:, :-1] += side_weights[:, part] @ token_vectors[part].to(weights.dtype)
-    sums[:, -1] = side_weights.sum(dim=1)
-    sums = all_reduce(sums)
-    return sums[:, :-1] / sums[:, -1:]
-
-
-def _margins(token_vectors: Tensor, positive: Tensor, centroids: Tensor) -> Tensor:
+def two_sided_margins(space: TokenSpace, centroids: Tensor, sides: Sides) -> Tensor:
     """(S,) |v - mu_other|^2 - |v - mu_own|^2, as the linear function of v that it is."""
-    direction = 2 * (centroids[0] - centroids[1])
-    bias = centroids[1].square().sum() - centroids[0].square().sum()
-    plus_side = [
-        token_vectors[start : start + CHUNK].to(direction.dtype) @ direction for start in range(0, len(positive), CHUNK)
-    ]
-    margin = torch.cat([*plus_side, direction.new_zeros(0)]) + bias
-    return torch.where(positive, margin, -margin)
+    norms = torch.linalg.vector_norm(centroids.flatten(1), dim=1, dtype=torch.float64).square()
+    margin = 2 * space.project(centroids[0] - centroids[1]) + norms[1] - norms[0]
+    return torch.where(sides.positive, margin, -margin)
 
 
-def _deviations(margins: Tensor, positive: Tensor, counts: Tensor, all_reduce: AllReduce) -> Tensor:
-    """(2,) population standard deviations of the sides' margins over the global batch, each token once, floored."""
-    sides = torch.stack([positive, ~positive]).to(margins.dtype)
-    means = all_reduce(sides @ margins) / counts
-    squares = all_reduce((sides * (margins - means.unsqueeze(1)).square()).sum(dim=1))
-    return (squares / counts).sqrt().clamp_min(SIGMA_FLOOR)
+def spread(credit: SidedCredit, tokens: OldTokens) -> Tensor:
+    """(S,) coefficients of all tokens: those of the sided ones, the neutral one, and 0 off the loss mask."""
+    coefficients = tokens.loss_mask.float() * credit.neutral_coefficient
+    coefficients[tokens.sided] = credit.coefficients
+    return coefficients
+
+
+def _centroids(sums: Tensor, weights: Tensor, sides: Sides) -> Tensor:
+    """(2, ...) weighted means of the two sides over the global batch."""
+    totals = sides.all_reduce(side_weights(weights, sides.positive).sum(dim=1))
+    sums = sides.all_reduce(sums)
+    return sums / totals.to(sums.dtype).view(2, *[1] * (sums.dim() - 1))

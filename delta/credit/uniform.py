@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass
 
+from delta.credit.estimator import Credit, CreditConfig, CreditInputs
+
 
 @dataclass(kw_only=True, slots=True)
-class UniformConfig:
+class UniformConfig(CreditConfig):
     """Coefficient 1 for every token (`credit=uniform`)."""
+
+    def estimate(self, inputs: CreditInputs) -> Credit:
+        """1 on the loss mask."""
+        return Credit(inputs.tokens.loss_mask.float())

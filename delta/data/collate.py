@@ -18,6 +18,11 @@ def rewards_of(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor]:
     return rewards.masked_fill(~judged, 0.0), judged
 
 
+def lengths_of(groups: Sequence[RolloutGroup]) -> Tensor:
+    """Sampled tokens of each rollout (N, G) int64."""
+    return torch.tensor([[len(rollout.token_ids) for rollout in group.rollouts] for group in groups])
+
+
 def collate(groups: Sequence[RolloutGroup], advantages: Tensor) -> TrainBatch:
     """Lay out all rollouts of a step row after row.
 
@@ -90,3 +95,8 @@ def response_index(batch: TrainBatch, rows: Sequence[int]) -> NDArray[np.int64]:
     """(S,) places of the rows' response tokens in the batch's response arrays, in the order of `pad_rows`."""
     offsets = batch.response_offsets
     return np.concatenate([*(np.arange(offsets[row], offsets[row + 1]) for row in rows), np.empty(0, np.int64)])
+
+
+def row_index(batch: TrainBatch, rows: Sequence[int]) -> NDArray[np.int64]:
+    """(S,) which of the given rows each response token is in, counted from 0, in the order of `pad_rows`."""
+    return np.repeat(np.arange(len(rows)), batch.response_lengths[list(rows)])

@@ -25,13 +25,14 @@ def partition_rows(
 ) -> Partition:
     """Split the rows of a batch into optimizer steps, then over ranks, then into micro-batches.
 
-    Groups stay together in an update, in batch order: which rows make an update depends on nothing but the batch.
+    Groups stay together in an update, in batch order and in parts that differ by one group at most: which rows make an
+    update depends on nothing but the batch.
     Within an update rows are dealt to ranks longest first, so ranks get equal work, and padded with their like in
     length, so little of it is padding.
 
     Args:
         lengths: (B,) tokens per row.
-        updates: Optimizer steps per batch; must divide the number of groups.
+        updates: Optimizer steps per batch; fewer if there are fewer groups.
         group_size: G, rows per group.
         ranks: Learner ranks.
         token_budget: Padded tokens of a micro-batch at most; a longer row gets one of its own.
@@ -40,16 +41,16 @@ def partition_rows(
         The partition; each row is in it once.
 
     Raises:
-        ValueError: The groups do not divide.
+        ValueError: The rows are not whole groups.
     """
     groups, rest = divmod(len(lengths), group_size)
-    if rest or groups % updates:
-        raise ValueError(f"{len(lengths)} rows in groups of {group_size} do not divide into {updates} updates")
-    rows_per_update = len(lengths) // updates
+    if rest:
+        raise ValueError(f"{len(lengths)} rows are not groups of {group_size}")
+    rows = np.arange(len(lengths)).reshape(groups, group_size)
     return Partition(
         tuple(
-            _partition_update(np.arange(start, start + rows_per_update), lengths, ranks, token_budget)
-            for start in range(0, len(lengths), rows_per_update)
+            _partition_update(part.flatten(), lengths, ranks, token_budget)
+            for part in np.array_split(rows, min(updates, groups))
         )
     )
 

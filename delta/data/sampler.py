@@ -1,4 +1,4 @@
-"""Which prompts a step trains on: a function of the seed and the step, hence resumable without state."""
+"""Which prompts come next: a function of the seed and of how many came before, hence resumable by a number."""
 
 from collections.abc import Sequence
 
@@ -10,29 +10,27 @@ from delta.types import Prompt
 class PromptSampler:
     """Visits every prompt once per epoch, in an order drawn anew for each epoch.
 
-    Position p of the endless prompt stream is element p mod n of epoch p div n's permutation, and step s reads
-    positions s * batch to (s + 1) * batch. So a resumed run continues exactly where the interrupted one stopped, given
-    only the step, and a batch that crosses an epoch's end takes its rest from the next epoch: nothing is skipped.
+    Position p of the endless prompt stream is element p mod n of epoch p div n's permutation. So a resumed run
+    continues exactly where the interrupted one stopped, given only the position, and a batch that crosses the end of an
+    epoch takes its rest from the next one: nothing is skipped.
     """
 
-    def __init__(self, prompts: Sequence[Prompt], *, batch_size: int, seed: int) -> None:
-        """Sample from `prompts`, `batch_size` of them per step."""
+    def __init__(self, prompts: Sequence[Prompt], *, seed: int) -> None:
+        """Sample from `prompts`."""
         if not prompts:
             raise ValueError("PromptSampler needs at least one prompt")
         self._prompts = prompts
-        self._batch_size = batch_size
         self._seed = seed
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
 
-    def batch(self, step: int) -> list[Prompt]:
-        """The prompts of step `step`, counted from 0."""
-        first = step * self._batch_size
-        return [self._at(position) for position in range(first, first + self._batch_size)]
+    def take(self, position: int, count: int) -> list[Prompt]:
+        """The next `count` prompts after the first `position` of the stream."""
+        return [self._at(place) for place in range(position, position + count)]
 
-    def epoch(self, step: int) -> float:
-        """Passes over the data that are complete when step `step` begins."""
-        return step * self._batch_size / len(self._prompts)
+    def epoch(self, position: int) -> float:
+        """Passes over the data that are complete after `position` prompts."""
+        return position / len(self._prompts)
 
     def _at(self, position: int) -> Prompt:
         epoch, place = divmod(position, len(self._prompts))

@@ -1,6 +1,7 @@
-"""Losses: per-token surrogate terms, and the one place that reduces them to a scalar."""
+"""Losses: what is added to the surrogate, and the sum that makes a scalar of it."""
 
-from delta.losses.clipped import ClippedConfig, ClippedTerms, clipped_surrogate
-from delta.losses.reduce import weighted_token_mean
+from delta.losses.kl import KlEstimator, kl_estimate, kl_penalty
+from delta.losses.reduce import weighted_sum
+from delta.losses.regularization import RegularizationConfig
 
-__all__ = ["ClippedConfig", "ClippedTerms", "clipped_surrogate", "weighted_token_mean"]
+__all__ = ["KlEstimator", "RegularizationConfig", "kl_estimate", "kl_penalty", "weighted_sum"]

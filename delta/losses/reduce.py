@@ -1,22 +1,24 @@
-"""From token terms to the loss: the only place that divides."""
+"""From token terms to the loss: the one sum."""
 
 from torch import Tensor
 
 
-def weighted_token_mean(objective: Tensor, coefficients: Tensor, *, tokens: int) -> Tensor:
-    """Share of these tokens in the negated, credit-weighted token mean of the global mini-batch.
+def weighted_sum(terms: Tensor, *factors: Tensor | None) -> Tensor:
+    """Sum of the terms of a micro-batch, each multiplied by its factors: credit, importance, aggregation weight.
 
-        L = - sum lambda J / tokens
+        sum_t x_t f_t g_t ...
 
-    The coefficients have mean 1 over the rollout batch, so `tokens` is the self-normalising sum of lambda. Since the
-    denominator is the caller's and global, the shares of micro-batches and ranks add up to the loss of the whole.
+    The factors hold the denominators, which are global, so the sums of micro-batches and ranks add up to that of the
+    whole. A term whose weight is 0 does not count even if it is not finite.
 
     Args:
-        objective: (S,) surrogate terms, to be maximised.
-        coefficients: (S,) credit of each token.
-        tokens: Loss-mask tokens in the global mini-batch.
+        terms: (S,)
+        *factors: (S,) each; None is 1.
 
     Returns:
-        A scalar to be minimised.
+        A scalar.
     """
-    return -(coefficients * objective).sum() / tokens
+    for factor in factors:
+        if factor is not None:
+            terms = terms.masked_fill(factor == 0, 0.0) * factor
+    return terms.sum()

@@ -15,6 +15,7 @@ import platform
 import random
 import statistics
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -29,7 +30,6 @@ from workers.cluster import local_cluster
 from workers.controller.console import RunConsole
 from workers.controller.loop import Controller
 from workers.controller.trajectory import versions
-from workers.learner.learner import AlgorithmConfig
 
 WARM_UP_STEPS = 4
 SHORTEST, LONGEST = 16, 512
@@ -45,9 +45,7 @@ class BenchController(Controller):
         await self._publish(0)
 
     async def set_credit(self, credit):
-        await self._learners.set_algorithm(
-            AlgorithmConfig(advantage=self._config.advantage, credit=credit, loss=self._config.loss)
-        )
+        await self._learners.set_algorithm(replace(self._config.algorithm, credit=credit))
 
     def _request(self, step, group, index, prompt):
         request = super()._request(step, group, index, prompt)

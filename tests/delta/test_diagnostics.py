@@ -8,11 +8,23 @@ from torch import Tensor
 from delta.diagnostics import LearnerSums, batch_metrics, check_mismatch, is_reasoned
 from delta.errors import MismatchError
 from delta.types import FinishReason, Outcome, RolloutGroup
-from tests.factories import make_group
+from tests.factories import make_group, make_tokens
 
 
 def same(tensor: Tensor) -> Tensor:
     return tensor
+
+
+def add_old(
+    sums: LearnerSums,
+    log_probs: Tensor,
+    entropy: Tensor,
+    rollout_log_probs: Tensor,
+    coefficients: Tensor,
+    importance: Tensor | None = None,
+) -> None:
+    tokens = make_tokens(log_probs=log_probs, entropy=entropy, rollout_log_probs=rollout_log_probs)
+    sums.add_old(tokens, coefficients, importance)
 
 
 def metrics_of(sums: LearnerSums) -> dict[str, float]:
@@ -32,10 +44,14 @@ def test_mismatch_above_the_limit_or_not_a_number_stops(difference: float) -> No
 
 def test_old_policy_metrics_are_means_over_tokens() -> None:
     sums = LearnerSums()
-    sums.add_old(
-        torch.tensor([-1.0, -2.0]), torch.tensor([0.5, 1.5]), torch.tensor([-1.25, -1.5]), torch.tensor([0.8, 1.2])
+    add_old(
+        sums,
+        torch.tensor([-1.0, -2.0]),
+        torch.tensor([0.5, 1.5]),
+        torch.tensor([-1.25, -1.5]),
+        torch.tensor([0.8, 1.2]),
     )
-    sums.add_old(torch.tensor([-3.0]), torch.tensor([4.0]), torch.tensor([-3.0]), torch.tensor([1.0]))
+    add_old(sums, torch.tensor([-3.0]), torch.tensor([4.0]), torch.tensor([-3.0]), torch.tensor([1.0]))
     metrics = metrics_of(sums)
     assert metrics["learner/tokens"] == 3
     assert metrics["policy/entropy"] == pytest.approx(2.0)
@@ -67,8 +83,8 @@ def test_kl_estimate_keeps_tiny_steps() -> None:
 
 def test_ranks_are_reduced_before_the_means_are_taken() -> None:
     one, other = LearnerSums(), LearnerSums()
-    one.add_old(torch.tensor([-1.0]), torch.tensor([2.0]), torch.tensor([-1.5]), torch.tensor([0.9]))
-    other.add_old(torch.full((3,), -1.0), torch.zeros(3), torch.full((3,), -1.0), torch.full((3,), 1.1))
+    add_old(one, torch.tensor([-1.0]), torch.tensor([2.0]), torch.tensor([-1.5]), torch.tensor([0.9]))
+    add_old(other, torch.full((3,), -1.0), torch.zeros(3), torch.full((3,), -1.0), torch.full((3,), 1.1))
     metrics = one.metrics(
         lambda tensor: tensor + other._sums, lambda tensor: torch.maximum(tensor, torch.tensor([0.0, 1.1]).double())
     )
@@ -78,11 +94,32 @@ def test_ranks_are_reduced_before_the_means_are_taken() -> None:
     assert metrics["learner/tokens"] == 4
 
 
+def test_importance_weights_are_summed_up_over_the_tokens() -> None:
+    sums = LearnerSums()
+    for weights in (torch.tensor([0.0, 2.0]), torch.tensor([1.0]), torch.empty(0)):
+        values = torch.zeros_like(weights)
+        add_old(sums, values, values, values, values, weights)
+    assert metrics_of(sums)["importance/mean"] == pytest.approx(1.0)
+    assert metrics_of(sums)["importance/zero"] == pytest.approx(1 / 3)
+
+
+def test_named_means_are_reduced_over_the_ranks_in_one_order() -> None:
+    one, other = LearnerSums(), LearnerSums()
+    one.add_mean("b", torch.tensor([1.0, 2.0]))
+    one.add_mean("a", torch.tensor([10.0]))
+    other.add_mean("a", torch.tensor([20.0, 30.0]))
+    other.add_mean("b", torch.empty(0))
+    parts = iter([other._sums, torch.stack([other._means["a"], other._means["b"]])])
+    metrics = one.metrics(lambda tensor: tensor + next(parts), same)
+    assert metrics["a"] == 20.0
+    assert metrics["b"] == 1.5
+
+
 def test_nan_does_not_hide_in_the_largest_mismatch() -> None:
     sums = LearnerSums()
     ones = torch.ones(2)
-    sums.add_old(torch.tensor([-1.0, math.nan]), ones, torch.tensor([-1.0, -1.0]), ones)
-    sums.add_old(torch.tensor([-1.0, -1.0]), ones, torch.tensor([-1.0, -1.0]), ones)
+    add_old(sums, torch.tensor([-1.0, math.nan]), ones, torch.tensor([-1.0, -1.0]), ones)
+    add_old(sums, torch.tensor([-1.0, -1.0]), ones, torch.tensor([-1.0, -1.0]), ones)
     with pytest.raises(MismatchError):
         check_mismatch(sums.mismatch_max(same), 0.5, where="step 0")
 
@@ -90,10 +127,10 @@ def test_nan_does_not_hide_in_the_largest_mismatch() -> None:
 def test_empty_micro_batches_change_nothing() -> None:
     sums, untouched = LearnerSums(), LearnerSums()
     for each in (sums, untouched):
-        each.add_old(torch.tensor([-1.0]), torch.ones(1), torch.tensor([-1.0]), torch.ones(1))
+        add_old(each, torch.tensor([-1.0]), torch.ones(1), torch.tensor([-1.0]), torch.ones(1))
         each.add_grad_norm(1.0)
     none = torch.empty(0)
-    sums.add_old(none, none, none, none)
+    add_old(sums, none, none, none, none)
     sums.add_update(torch.tensor(0.0), none, none.bool())
     assert metrics_of(sums) == metrics_of(untouched)
 
@@ -105,7 +142,7 @@ def test_nothing_added_gives_finite_metrics() -> None:
 def test_equal_coefficients_have_no_spread() -> None:
     sums = LearnerSums()
     values = torch.full((7,), 0.1)
-    sums.add_old(values, values, values, values)
+    add_old(sums, values, values, values, values)
     assert metrics_of(sums)["credit/lambda_std"] == pytest.approx(0.0, abs=1e-7)
 
 

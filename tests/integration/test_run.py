@@ -244,6 +244,47 @@ def test_another_seed_is_another_run(uninterrupted, train: Train, tmp_path):
     assert course(tmp_path / "other")[0] != course(uninterrupted)[0]
 
 
+EVERYTHING = (
+    *(name for name in RUN if not name.startswith(("steps=", "checkpoint."))),
+    "algorithm=delta_last_layer",
+    "aggregation=sequence_mean",
+    "importance=truncated",
+    "regularization.kl=0.01",
+    "regularization.entropy=0.001",
+    "shaping.overlong_buffer=8",
+    "rollout.max_refills=2",
+    "checkpoint.every=1",
+)
+
+
+def test_a_run_with_every_option_repeats_itself_across_a_pause(train: Train, tmp_path):
+    """Dynamic sampling takes a varying number of prompts, and the reference policy is not the checkpoint's."""
+    train(*EVERYTHING, "steps=3", f"run_dir={tmp_path / 'straight'}", check=True)
+    paused = tmp_path / "paused"
+    train(*EVERYTHING, "steps=1", f"run_dir={paused}", check=True)
+    resumed = train(*EVERYTHING, "steps=3", f"run_dir={paused}", check=True)
+    assert "resumed from" in resumed.stdout
+    straight = rows(tmp_path / "straight")
+    assert course(paused) == course(tmp_path / "straight")
+    assert weights_hash(paused, 3) == weights_hash(tmp_path / "straight", 3)
+
+    filtered = [json.loads(line) for line in (paused / "filtered.jsonl").read_text().splitlines()]
+    assert len(filtered) == sum(row["sampling/filtered"] for row in rows(paused)) > 0
+    assert {line["reason"] for line in filtered} == {"equal rewards"}
+    for row, repeated in zip(straight, rows(paused), strict=True):
+        assert row["sampling/groups"] == repeated["sampling/groups"] > 8
+        assert 0 < row["sampling/waste"] < 1
+        assert 1 < row["sampling/rounds"] <= 3
+        assert row["importance/mean"] == pytest.approx(1.0, abs=1e-4)
+        assert row["policy/ref_kl"] == repeated["policy/ref_kl"] >= 0
+    assert straight[-1]["policy/ref_kl"] > 0
+    assert straight[-1]["epoch"] == sum(row["sampling/groups"] for row in straight) / 8000
+
+    again = train(*EVERYTHING, "steps=3", f"run_dir={paused}", check=True)
+    assert "is complete: all 3 steps are done" in again.stdout
+    assert "starting engine" not in again.stdout
+
+
 def test_any_jsonl_trains(train: Train, tmp_path):
     problems = [
         {"prompt": "Was ist 2+3? — «fünf» 🙂", "answer": 5},

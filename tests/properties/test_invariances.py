@@ -1,18 +1,19 @@
-"""What must not matter does not matter: order, shifts, scales, rotations, sides, shards."""
+"""What must not matter to advantages, losses and data does not matter: order, shifts, scales, shards, padding."""
 
 from itertools import pairwise
 
 import numpy as np
 import torch
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from delta.advantages import group_advantages
-from delta.credit import discriminative_coefficients
+from delta.aggregations import MiniBatch, TokenMeanConfig
 from delta.data.collate import collate, pad_rows, response_index
 from delta.data.partition import partition_rows
-from delta.losses import clipped_surrogate, weighted_token_mean
+from delta.losses import weighted_sum
+from delta.surrogates import clipped_surrogate
 from tests.factories import make_group, make_prompt
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -92,104 +93,6 @@ def test_unjudged_rollouts_get_zero_and_do_not_influence_the_others(
             torch.testing.assert_close(alone[0], expected[known], rtol=0, atol=2e-3)
 
 
-# --- credit ---
-
-
-@st.composite
-def tokens(draw: st.DrawFn) -> tuple[Tensor, Tensor, int]:
-    """Float64 vectors, advantages with and without a side, and K; both sides have a token."""
-    count, hidden = draw(st.integers(2, 30)), draw(st.integers(1, 6))
-    generator = seeded(draw(SEEDS))
-    vectors = torch.randn(count, hidden, generator=generator, dtype=torch.float64) + draw(st.floats(-3, 3))
-    sign = torch.tensor(draw(st.lists(st.sampled_from([-1, 0, 1]), min_size=count, max_size=count)))
-    assume((sign > 0).any() and (sign < 0).any())
-    advantages = sign * (torch.rand(count, generator=generator) + 0.05)
-    vectors[:, 0] += draw(st.floats(0, 2)) * sign
-    return vectors, advantages, draw(st.integers(0, 3))
-
-
-Tokens = tuple[Tensor, Tensor, int]
-
-
-def assert_same(coefficients: Tensor, expected: Tensor) -> None:
-    torch.testing.assert_close(coefficients, expected, rtol=0, atol=1e-5)
-
-
-@given(tokens(), st.floats(0.05, 1.0), st.floats(0.0, 5.0))
-def test_coefficients_have_mean_one_and_keep_their_bounds(case: Tokens, lambda_min: float, width: float) -> None:
-    vectors, advantages, refinements = case
-    lambda_max = lambda_min + width
-    coefficients = discriminative_coefficients(
-        vectors, advantages, refinements=refinements, lambda_min=lambda_min, lambda_max=lambda_max
-    ).double()
-    assert abs(coefficients.mean().item() - 1) < 1e-5
-    # The raw mean lies between the bounds, and so does every raw coefficient: their ratios are bounded.
-    assert coefficients.max() <= coefficients.min() * (lambda_max / lambda_min) * (1 + 1e-5)
-    neutral = coefficients[advantages == 0]
-    if len(neutral):
-        mean = lambda_min / neutral[0]
-        assert (neutral == neutral[0]).all()
-        assert coefficients.min() >= lambda_min / mean - 1e-5
-        assert coefficients.max() <= lambda_max / mean + 1e-5
-
-
-@given(tokens(), SEEDS)
-def test_coefficients_permute_with_the_tokens(case: Tokens, seed: int) -> None:
-    vectors, advantages, refinements = case
-    order = torch.randperm(len(advantages), generator=seeded(seed))
-    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)[order]
-    assert_same(discriminative_coefficients(vectors[order], advantages[order], refinements=refinements), expected)
-
-
-@given(tokens(), st.floats(1e-3, 1e3))
-def test_coefficients_ignore_a_common_factor_of_the_advantages(case: Tokens, factor: float) -> None:
-    vectors, advantages, refinements = case
-    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
-    assert_same(discriminative_coefficients(vectors, advantages * factor, refinements=refinements), expected)
-
-
-@given(tokens(), SEEDS)
-def test_coefficients_ignore_a_rotation_of_the_vector_space(case: Tokens, seed: int) -> None:
-    vectors, advantages, refinements = case
-    size = vectors.shape[1]
-    rotation, _ = torch.linalg.qr(torch.randn(size, size, generator=seeded(seed), dtype=torch.float64))
-    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
-    assert_same(discriminative_coefficients(vectors @ rotation, advantages, refinements=refinements), expected)
-
-
-@given(tokens(), st.floats(-50, 50))
-def test_coefficients_ignore_a_shift_of_the_vector_space(case: Tokens, shift: float) -> None:
-    # What all tokens share cancels in the margin: only what tells the sides apart counts.
-    vectors, advantages, refinements = case
-    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
-    assert_same(discriminative_coefficients(vectors + shift, advantages, refinements=refinements), expected)
-
-
-@given(tokens(), st.floats(1.0, 1e4))
-def test_coefficients_ignore_a_scale_of_the_vector_space(case: Tokens, scale: float) -> None:
-    vectors, advantages, refinements = case
-    for side in (advantages > 0, advantages < 0):
-        assume(side.sum() > 1 and len(vectors[side].unique(dim=0)) > 1)  # else the temperature sits on its floor
-    vectors = vectors * 100  # far from the floor, which is the one thing that has a unit
-    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
-    assert_same(discriminative_coefficients(vectors * scale, advantages, refinements=refinements), expected)
-
-
-@given(tokens())
-def test_coefficients_ignore_which_side_is_right(case: Tokens) -> None:
-    vectors, advantages, refinements = case
-    expected = discriminative_coefficients(vectors, advantages, refinements=refinements)
-    assert_same(discriminative_coefficients(vectors, -advantages, refinements=refinements), expected)
-
-
-@given(tokens(), st.integers(1, 4))
-def test_coefficients_ignore_repetition_of_the_whole_batch(case: Tokens, times: int) -> None:
-    vectors, advantages, refinements = case
-    expected = discriminative_coefficients(vectors, advantages, refinements=refinements).repeat(times)
-    repeated = discriminative_coefficients(vectors.repeat(times, 1), advantages.repeat(times), refinements=refinements)
-    assert_same(repeated, expected)
-
-
 # --- loss and data ---
 
 
@@ -205,7 +108,9 @@ def test_loss_and_gradient_of_a_batch_are_the_sum_over_shards(count: int, seed: 
         terms = clipped_surrogate(
             leaf[part], old[part], advantages[part], epsilon_low=0.2, epsilon_high=0.28, dual_clip=3.0
         )
-        return weighted_token_mean(terms.objective, coefficients[part], tokens=count)
+        row_tokens = torch.ones(len(terms.objective), dtype=torch.int64)
+        weights = TokenMeanConfig().weights(row_tokens, MiniBatch(tokens=count, rows=count))
+        return -weighted_sum(terms.objective, coefficients[part], weights)
 
     whole = log_probs.clone().requires_grad_()
     expected = loss(whole, slice(None))

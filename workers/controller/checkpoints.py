@@ -10,7 +10,7 @@ from typing import Any
 
 from delta.errors import CheckpointError, StorageError
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the layout changes; older and newer ones are refused by number."""
 
 MANIFEST = "manifest.json"
@@ -23,6 +23,8 @@ class Manifest:
     format: int
     step: int
     """Training steps that are complete."""
+    prompts: int
+    """Prompts taken from the stream so far."""
     trajectory: Mapping[str, Any]
     """Every setting that decides the course of training; a resumed run must have the same."""
     weights_hash: str

@@ -5,9 +5,12 @@ from enum import Enum
 from typing import Any
 
 from delta.errors import ConfigError
+from delta.losses import RegularizationConfig
+from delta.rewards import ShapingConfig
 from workers.cluster import ClusterConfig
 from workers.controller.metrics import LoggerConfig
 from workers.learner.config import LearnerConfig
+from workers.learner.learner import AlgorithmConfig
 from workers.rollout.config import RolloutConfig
 from workers.verifier.config import VerifierConfig
 
@@ -57,6 +60,8 @@ class TrainConfig:
     """Rollout batches to train on."""
     seed: int = 1
     """Of everything random: model, problems, order, sampling."""
+    label: str = ""
+    """Name of the method in comparisons; the files of `conf/algorithm` set it."""
     run_dir: str = ""
     """Folder of the run."""
     resume: Resume = Resume.auto
@@ -65,7 +70,11 @@ class TrainConfig:
     data: Any = None
     advantage: Any = None
     credit: Any = None
-    loss: Any = None
+    surrogate: Any = None
+    aggregation: Any = None
+    importance: Any = None
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -84,3 +93,22 @@ class TrainConfig:
                 f"learner.updates_per_step={self.learner.updates_per_step} mini-batches; use a multiple of "
                 f"{self.learner.updates_per_step} prompts, or another number of updates."
             )
+        if self.shaping.overlong_buffer > self.rollout.max_new_tokens:
+            raise ConfigError(
+                f"shaping.overlong_buffer={self.shaping.overlong_buffer} is longer than a rollout may be "
+                f"(rollout.max_new_tokens={self.rollout.max_new_tokens}); every rollout would be punished."
+            )
+
+    @property
+    def algorithm(self) -> AlgorithmConfig:
+        """What the learner computes."""
+        return AlgorithmConfig(
+            advantage=self.advantage,
+            credit=self.credit,
+            surrogate=self.surrogate,
+            aggregation=self.aggregation,
+            importance=self.importance,
+            regularization=self.regularization,
+            shaping=self.shaping,
+            max_new_tokens=self.rollout.max_new_tokens,
+        )

@@ -25,7 +25,6 @@ from workers.controller.interruption import Interrupted, Interruption
 from workers.controller.metrics import JsonLines, Row, Tracker
 from workers.controller.trajectory import check_same_trajectory, trajectory_of, versions
 from workers.learner.group import LearnerGroup
-from workers.learner.learner import AlgorithmConfig
 from workers.rollout.engine import SamplingRequest
 from workers.rollout.pool import RolloutPool
 from workers.rollout.worker import RolloutTask
@@ -51,9 +50,19 @@ class Collected:
     """A step's groups, and the seconds it took to get them."""
 
     groups: list[RolloutGroup]
+    """To train on."""
+    filtered: list[RolloutGroup]
+    """Left out, because their rewards are all equal."""
+    rounds: int
+    """Times that prompts were sampled."""
     generate_s: float
     score_s: float
     """From the last rollout to the last verdict; the rest of scoring is hidden behind generation."""
+
+    @property
+    def sampled(self) -> list[RolloutGroup]:
+        """All groups of the step."""
+        return [*self.groups, *self.filtered]
 
 
 class Controller:
@@ -68,11 +77,13 @@ class Controller:
         self._data = data
         self._run_dir = run_dir
         self._console = console
-        self._sampler = PromptSampler(data.train, batch_size=config.rollout.prompts_per_step, seed=config.seed)
+        self._sampler = PromptSampler(data.train, seed=config.seed)
         self._metrics = JsonLines(run_dir / "metrics.jsonl")
         self._evaluations = JsonLines(run_dir / "evaluations.jsonl")
+        self._filtered = JsonLines(run_dir / "filtered.jsonl")
         self._checkpoints = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
         self._trajectory = trajectory_of(config, data.train)
+        self._step, self._taken = 0, 0  # steps done, prompts taken from the stream
         self._tracker = Tracker(config.logger, run_dir=run_dir, settings=self._trajectory)
         self._interruption = Interruption()
         probe = [token for prompt in data.train[:PROBE_TOKENS] for token in prompt.token_ids]
@@ -116,14 +127,16 @@ class Controller:
     async def step(self, step: int) -> Row:
         """One step of the algorithm: prompts, scored groups, update, new policy everywhere; its metrics."""
         started = time.perf_counter()
-        prompts = self._sampler.batch(step)  # N prompts
-        collected = await self._interruption.abandon(self._collect(step, prompts))  # N groups of G scored rollouts
+        collected = await self._interruption.abandon(self._collect(step))  # N prompts, N groups of G scored rollouts
         # From here the step is all or nothing: weights, engines and metrics move on together.
         report = await self._learners.update(collected.groups, policy_version=step)  # credit, then optimizer steps
         updated = time.perf_counter()
         await self._publish(step + 1)  # rollout workers move to the new policy
         self._step = step + 1
+        self._taken += len(collected.sampled)
         now = time.perf_counter()
+        for group in collected.filtered:
+            self._filtered.append({"step": self._step, "prompt": group.prompt.id, "reason": "equal rewards"})
         return self._row(collected, report, sync_s=now - updated, step_s=now - started)
 
     async def start(self) -> None:
@@ -139,7 +152,7 @@ class Controller:
             parameters, _, _ = await asyncio.gather(
                 self._learners.set_up(
                     self._model_path,
-                    AlgorithmConfig(advantage=config.advantage, credit=config.credit, loss=config.loss),
+                    config.algorithm,
                     dtype=config.model.dtype,
                     temperature=config.rollout.temperature,
                     mismatch_limit=config.rollout.mismatch_limit,
@@ -156,37 +169,68 @@ class Controller:
 
     async def _resume(self) -> int:
         """Load the newest checkpoint if there is one, and give engines the learner's policy; the steps done so far."""
-        self._step = 0
         found = self._checkpoints.latest()
         if found is not None:
             folder, manifest = found
             check_same_trajectory(self._trajectory, manifest.trajectory, folder=folder)
             await self._learners.load(folder)
-            self._step = manifest.step
+            self._step, self._taken = manifest.step, manifest.prompts
             self._console.say(f"resumed from {folder}: {manifest.step} steps done")
         self._metrics.cut(last_step=self._step)
         self._evaluations.cut(last_step=self._step)
+        self._filtered.cut(last_step=self._step)
         await self._publish(self._step)
         return self._step
 
-    async def _collect(self, step: int, prompts: Sequence[Prompt]) -> Collected:
-        """Sample a group for each prompt and score every rollout as soon as it is finished."""
+    async def _collect(self, step: int) -> Collected:
+        """Sample a group for each prompt; where asked to, replace the groups without a signal by others, within bounds.
+
+        The prompts that a step takes, and what is sampled for them, are functions of the position in the stream, so a
+        resumed run repeats them. If no group has a signal the step trains on what it sampled first.
+        """
+        wanted, refills = self._config.rollout.prompts_per_step, self._config.rollout.max_refills
+        started = time.perf_counter()
+        prompts: list[Prompt] = []
+        kept: list[RolloutGroup] = []
+        filtered: list[RolloutGroup] = []
+        rounds, score_s = 0, 0.0
+        while rounds <= refills and len(kept) < wanted:
+            fresh = self._sampler.take(self._taken + len(prompts), wanted - len(kept))
+            prompts += fresh
+            groups, seconds = await self._sample_groups(step, prompts, first=len(prompts) - len(fresh))
+            score_s += seconds
+            rounds += 1
+            for group in groups:
+                (kept if refills == 0 or group.is_mixed else filtered).append(group)
+        if not kept:
+            kept, filtered = filtered[:wanted], filtered[wanted:]
+        self._check_failures([verdict for group in (*kept, *filtered) for verdict in group.verdicts])
+        return Collected(
+            groups=kept,
+            filtered=filtered,
+            rounds=rounds,
+            generate_s=time.perf_counter() - started - score_s,
+            score_s=score_s,
+        )
+
+    async def _sample_groups(
+        self, step: int, prompts: Sequence[Prompt], *, first: int
+    ) -> tuple[list[RolloutGroup], float]:
+        """Scored groups for the step's prompts from number `first` on, and the seconds scoring took in the end."""
         group_size = self._config.rollout.group_size
         tasks = [
-            RolloutTask(group, index, self._request(step, group, index, prompt))
-            for group, prompt in enumerate(prompts)
+            RolloutTask(group, index, self._request(step, group, index, prompts[group]))
+            for group in range(first, len(prompts))
             for index in range(group_size)
         ]
-        started = time.perf_counter()
         scored, generated = await self._sample_and_score(tasks, prompts)
-        ended = time.perf_counter()
+        score_s = time.perf_counter() - generated
         by_place = {(rollout.group, rollout.index): (rollout, verdict) for rollout, verdict in scored}
         groups = []
-        for group, prompt in enumerate(prompts):
+        for group in range(first, len(prompts)):
             rollouts, verdicts = zip(*(by_place[group, index] for index in range(group_size)), strict=True)
-            groups.append(RolloutGroup(prompt, rollouts, verdicts))
-        self._check_failures([verdict for _, verdict in scored])
-        return Collected(groups=groups, generate_s=generated - started, score_s=ended - generated)
+            groups.append(RolloutGroup(prompts[group], rollouts, verdicts))
+        return groups, score_s
 
     def _request(self, step: int, group: int, index: int, prompt: Prompt) -> SamplingRequest:
         """What to ask the engine for one rollout of a training step."""
@@ -283,6 +327,7 @@ class Controller:
         manifest = Manifest(
             format=FORMAT,
             step=self._step,
+            prompts=self._taken,
             trajectory=self._trajectory,
             weights_hash=await self._learners.weights_hash(),
             versions=versions(),
@@ -292,19 +337,24 @@ class Controller:
         self._console.say(f"checkpoint {folder}")
 
     def _row(self, collected: Collected, report: UpdateReport, *, sync_s: float, step_s: float) -> Row:
-        metrics = batch_metrics(collected.groups)
+        metrics = batch_metrics(collected.sampled)
+        wasted = sum(len(rollout.token_ids) for group in collected.filtered for rollout in group.rollouts)
         return {
             "step": self._step,
-            "epoch": self._sampler.epoch(self._step),
+            "epoch": self._sampler.epoch(self._taken),
             "policy_version": self._step,
             **metrics,
             **report.metrics,
+            "sampling/groups": len(collected.sampled),
+            "sampling/filtered": len(collected.filtered),
+            "sampling/rounds": collected.rounds,
+            "sampling/waste": wasted / metrics["rollout/tokens"],
             "time/generate_s": collected.generate_s,
             "time/score_s": collected.score_s,
             "time/sync_s": sync_s,
             "time/step_s": step_s,
             "rollout/tokens_per_s": metrics["rollout/tokens"] / collected.generate_s,
-            "step/rollouts_per_s": sum(len(group.rollouts) for group in collected.groups) / step_s,
+            "step/rollouts_per_s": sum(len(group.rollouts) for group in collected.sampled) / step_s,
         }
 
     def _record(self, row: Row) -> None:
@@ -331,6 +381,27 @@ class Controller:
                 f"{parameters:,} parameters take {needed / 2**20:.0f} MiB. Free space, choose another run_dir, or "
                 "lower checkpoint.keep."
             )
+
+
+def is_complete(config: TrainConfig, *, data: RunData, run_dir: Path) -> bool:
+    """Whether the folder holds this very run, with all its steps done and everything written.
+
+    Raises:
+        CheckpointError: It holds another one.
+    """
+    found = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep).latest()
+    if found is None:
+        return False
+    folder, manifest = found
+    check_same_trajectory(trajectory_of(config, data.train), manifest.trajectory, folder=folder)
+    evaluations = JsonLines(run_dir / "evaluations.jsonl").rows()
+    return (
+        manifest.step >= config.steps
+        and (run_dir / "summary.json").exists()
+        and (run_dir / "export" / "config.json").exists()
+        and evaluations[-1:] != []
+        and evaluations[-1]["step"] == manifest.step
+    )
 
 
 def rollout_seed(seed: int, step: int, group: int, index: int) -> int:

@@ -14,6 +14,7 @@ from workers.controller.config import TrainConfig
 
 FREE = {
     "steps",
+    "label",
     "run_dir",
     "resume",
     "evaluation",

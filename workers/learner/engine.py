@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -51,6 +52,29 @@ def create_engine(policy: Policy, config: LearnerConfig) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):  # DeepSpeed prints its banner whatever the log level
         engine, *_ = deepspeed.initialize(model=policy, optimizer=optimizer, config=deepspeed_config(config))
     return engine
+
+
+def create_reference(policy: Policy, config: LearnerConfig) -> Any:
+    """Partition a policy that is only asked, never trained."""
+    import deepspeed
+    from deepspeed.utils import set_z3_leaf_modules
+
+    set_z3_leaf_modules(policy, decoder_layer_types(policy.causal_lm))
+    policy.requires_grad_(False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        engine, *_ = deepspeed.initialize(model=policy, config=deepspeed_config(config))
+    engine.eval()
+    return engine
+
+
+@contextlib.contextmanager
+def whole_lm_head(engine: Any) -> Iterator[None]:
+    """All ranks hold the whole LM head of a ZeRO-3 engine while this lasts, so that `Policy.logits` can be called."""
+    import deepspeed
+
+    head = engine.module.causal_lm.get_output_embeddings()
+    with deepspeed.zero.GatheredParameters(list(head.parameters(recurse=False))):
+        yield
 
 
 def deepspeed_config(config: LearnerConfig) -> dict[str, Any]:

@@ -4,35 +4,45 @@ Collectives happen here, at the edge: `delta` gets tensors and denominators. Wha
 it was dealt; the sums over ranks do not.
 """
 
+import contextlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
 
-from delta.advantages import GroupAdvantageConfig, group_advantages
-from delta.credit import Credit, DiscriminativeConfig, UniformConfig, estimate_credit, token_vectors
-from delta.data.collate import MicroBatch, collate, pad_rows, response_index, rewards_of
+from delta.advantages import AdvantageConfig
+from delta.aggregations import AggregationConfig, MiniBatch
+from delta.credit import Credit, CreditConfig, CreditInputs, TokenSpace
+from delta.data.collate import MicroBatch, collate, lengths_of, pad_rows, response_index, rewards_of, row_index
 from delta.data.partition import partition_rows
 from delta.diagnostics import LearnerSums, check_mismatch
-from delta.losses import ClippedConfig, clipped_surrogate, weighted_token_mean
+from delta.importance import ImportanceConfig, NoneConfig
+from delta.losses import RegularizationConfig, kl_estimate, kl_penalty, weighted_sum
+from delta.rewards import ShapingConfig, overlong_penalty
+from delta.surrogates import SurrogateConfig
+from delta.tokens import OldTokens, join
 from delta.types import RolloutGroup, TrainBatch, UpdateReport
 from workers.learner.config import LearnerConfig
-
-CreditConfig = DiscriminativeConfig | UniformConfig
+from workers.learner.engine import whole_lm_head
 
 
 @dataclass(kw_only=True, slots=True)
 class AlgorithmConfig:
-    """What an update computes, as opposed to how."""
+    """What an update computes, as opposed to how: one choice from each group, and what may be added to them."""
 
-    advantage: GroupAdvantageConfig
+    advantage: AdvantageConfig
     credit: CreditConfig
-    loss: ClippedConfig
+    surrogate: SurrogateConfig
+    aggregation: AggregationConfig
+    importance: ImportanceConfig = field(default_factory=NoneConfig)
+    regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
+    shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    max_new_tokens: int = 0
+    """The token limit that shaping keeps rollouts away from."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,6 +50,8 @@ class Share:
     """This rank's part of one micro-batch: rows as a padded rectangle, and per-token data of the same order."""
 
     micro_batch: MicroBatch
+    rows: Tensor
+    """(S,) which of its rows each token is in."""
     places: Tensor
     """(S,) of its tokens among the response tokens of the global batch."""
     advantages: Tensor
@@ -51,22 +63,29 @@ class Share:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OldPolicy:
-    """What the pass under the old policy leaves behind for the tokens of one share."""
+class Prepared:
+    """A share with what is fixed before the first optimizer step."""
 
-    log_probs: Tensor
-    """(S,)"""
-    entropy: Tensor
-    """(S,)"""
-    vectors: Tensor
-    """(number of sided loss-mask tokens, H) proxies of the tokens that carry an advantage; empty if nobody asks."""
+    micro_batch: MicroBatch
+    tokens: OldTokens
+    coefficients: Tensor
+    """(S,) credit."""
+    importance: Tensor | None
+    """(S,) correction for who sampled the tokens; None for none."""
 
 
 class Learner:
     """The update of one batch on one rank; all ranks call the same methods in the same order."""
 
     def __init__(
-        self, engine: Any, algorithm: AlgorithmConfig, config: LearnerConfig, *, rank: int, mismatch_limit: float
+        self,
+        engine: Any,
+        algorithm: AlgorithmConfig,
+        config: LearnerConfig,
+        *,
+        rank: int,
+        mismatch_limit: float,
+        reference: Any = None,
     ) -> None:
         """Drive a DeepSpeed engine around a `Policy`.
 
@@ -76,9 +95,11 @@ class Learner:
             config: How.
             rank: This rank.
             mismatch_limit: Refuse rollouts whose log-probabilities differ from the learner's by more, in nats.
+            reference: From `create_reference`; needed where the algorithm has a KL term.
         """
         self._mismatch_limit = mismatch_limit
         self._engine = engine
+        self._reference = reference
         self._algorithm = algorithm
         self._config = config
         self._rank = rank
@@ -88,39 +109,37 @@ class Learner:
         self._algorithm = algorithm
 
     def update(self, groups: Sequence[RolloutGroup], *, policy_version: int) -> UpdateReport:
-        """Train on one batch of groups: `updates_per_step` optimizer steps; every rank returns the same report.
+        """Train on one batch: `updates_per_step` optimizer steps; every rank returns the same report.
 
         Raises:
             MismatchError: The rollouts were not sampled from the policy the learner holds; nothing was trained.
         """
         started = time.perf_counter()
         batch = self._batch(groups)
-        shares = self._shares(batch, group_size=len(groups[0].rollouts))
+        updates = self._shares(batch, group_size=len(groups[0].rollouts))
         sums = LearnerSums()
 
-        flat = [share for update in shares for share in update]
-        old = [self._old_pass(share) for share in flat]
+        shares = [share for update in updates for share in update]
+        space = self._algorithm.credit.new_space(self._engine.module.logits)
+        old = [self._old_pass(share, space) for share in shares]
         old_done = time.perf_counter()
-        credit = self._credit(flat, old)
-        coefficients = list(self._spread(credit, flat))
+        credit = self._credit(old, space, seed=policy_version)
+        prepared = self._prepare(shares, old, credit)
         credit_done = time.perf_counter()
-        for share, past, weights in zip(flat, old, coefficients, strict=True):
-            sums.add_old(past.log_probs, past.entropy, share.rollout_log_probs, weights)
+        for part in prepared:
+            sums.add_old(part.tokens, part.coefficients, part.importance)
         check_mismatch(sums.mismatch_max(all_max), self._mismatch_limit, where=f"rollouts of policy {policy_version}")
 
         position = 0
-        for update in shares:
-            span = slice(position, position + len(update))
+        for update in updates:
+            sums.add_grad_norm(self._step(prepared[position : position + len(update)], sums))
             position += len(update)
-            sums.add_grad_norm(self._step(update, old[span], coefficients[span], sums))
         updated = time.perf_counter()
         return UpdateReport(
             policy_version,
             {
                 **sums.metrics(all_reduce, all_max),
-                "credit/degenerate": float(credit.degenerate),
-                "credit/temperature_positive": credit.temperatures[0],
-                "credit/temperature_negative": credit.temperatures[1],
+                **credit.metrics,
                 "time/old_pass_s": old_done - started,
                 "time/credit_s": credit_done - old_done,
                 "time/update_s": updated - credit_done,
@@ -130,9 +149,10 @@ class Learner:
     def coefficients(self, groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor]:
         """Places (S,) of this rank's response tokens in the batch, and their credit (S,); nothing is trained."""
         batch = self._batch(groups)
-        flat = [share for update in self._shares(batch, group_size=len(groups[0].rollouts)) for share in update]
-        credit = self._credit(flat, [self._old_pass(share) for share in flat])
-        return torch.cat([share.places for share in flat]), torch.cat(list(self._spread(credit, flat)))
+        shares = [share for update in self._shares(batch, group_size=len(groups[0].rollouts)) for share in update]
+        space = self._algorithm.credit.new_space(self._engine.module.logits)
+        old = [self._old_pass(share, space) for share in shares]
+        return torch.cat([share.places for share in shares]), self._credit(old, space, seed=0).coefficients
 
     def log_probs(self, token_ids: Sequence[int]) -> Tensor:
         """Log-probability of every token but the first: the learner's side of the parity probe; collective."""
@@ -147,8 +167,14 @@ class Learner:
 
     def _batch(self, groups: Sequence[RolloutGroup]) -> TrainBatch:
         rewards, judged = rewards_of(groups)
-        advantages = group_advantages(rewards, judged, normalize_std=self._algorithm.advantage.normalize_std)
-        return collate(groups, advantages)
+        shaping = self._algorithm.shaping
+        rewards = rewards + overlong_penalty(
+            lengths_of(groups),
+            limit=self._algorithm.max_new_tokens,
+            buffer=shaping.overlong_buffer,
+            penalty=shaping.overlong_penalty,
+        )
+        return collate(groups, self._algorithm.advantage.advantages(rewards, judged))
 
     def _shares(self, batch: TrainBatch, *, group_size: int) -> list[list[Share]]:
         """This rank's micro-batches, by optimizer step."""
@@ -162,67 +188,79 @@ class Learner:
         return [[_share(batch, rows) for rows in per_rank[self._rank]] for per_rank in partition.micro_batches]
 
     @torch.no_grad()
-    def _old_pass(self, share: Share) -> OldPolicy:
-        """The one forward pass under the old policy; DelTA takes its token vectors from it."""
+    def _old_pass(self, share: Share, space: TokenSpace | None) -> OldTokens:
+        """The one forward pass under the old policy; the token gradients of credit are taken from it."""
         self._engine.eval()
         statistics = self._engine(share.micro_batch, with_entropy=True)
-        if isinstance(self._algorithm.credit, DiscriminativeConfig):
-            sided = _sided(share)
-            vectors = token_vectors(statistics.hidden[sided], statistics.log_probs[sided])
-        else:
-            vectors = statistics.hidden[:0]
-        return OldPolicy(statistics.log_probs, statistics.entropy, vectors)
-
-    def _credit(self, shares: Sequence[Share], old: Sequence[OldPolicy]) -> Credit:
-        """Coefficients of this rank's sided tokens, in share order."""
-        config = self._algorithm.credit
-        advantages = torch.cat([share.advantages[_sided(share)] for share in shares])
-        if isinstance(config, UniformConfig):
-            return Credit(torch.ones_like(advantages), 1.0, degenerate=False, temperatures=(0.0, 0.0))
-        return estimate_credit(
-            torch.cat([past.vectors for past in old]),
-            advantages,
-            neutral_tokens=sum(int((share.loss_mask & (share.advantages == 0)).sum()) for share in shares),
-            refinements=config.refinements,
-            lambda_min=config.lambda_min,
-            lambda_max=config.lambda_max,
-            all_reduce=all_reduce,
+        tokens = OldTokens(
+            rows=share.rows,
+            places=share.places,
+            advantages=share.advantages,
+            loss_mask=share.loss_mask,
+            rollout_log_probs=share.rollout_log_probs,
+            log_probs=statistics.log_probs,
+            entropy=statistics.entropy,
+            ref_log_probs=self._reference(share.micro_batch).log_probs if self._algorithm.regularization.kl else None,
         )
-
-    def _spread(self, credit: Credit, shares: Sequence[Share]) -> Iterator[Tensor]:
-        """Coefficients (S,) for every token of each share: 0 off the loss mask."""
-        position = 0
-        for share in shares:
-            sided = _sided(share)
-            weights = torch.where(share.loss_mask, credit.neutral_coefficient, 0.0)
-            weights[sided] = credit.coefficients[position : position + int(sided.sum())]
-            position += int(sided.sum())
-            yield weights
-
-    def _step(
-        self, shares: Sequence[Share], old: Sequence[OldPolicy], coefficients: Sequence[Tensor], sums: LearnerSums
-    ) -> float:
-        """One optimizer step over the global mini-batch; the gradient norm before clipping."""
-        config = self._algorithm.loss
-        local_tokens = sum(int(share.loss_mask.sum()) for share in shares)
-        tokens = int(all_reduce(torch.tensor([local_tokens], dtype=torch.int64)).item())
-        self._engine.train()
-        for share, past, weights in zip(shares, old, coefficients, strict=True):
-            log_probs = self._engine(share.micro_batch).log_probs
-            terms = clipped_surrogate(
-                log_probs,
-                past.log_probs,
-                share.advantages,
-                epsilon_low=config.epsilon_low,
-                epsilon_high=config.epsilon_high,
-                dual_clip=config.dual_clip,
+        if space is not None:
+            sided = tokens.sided
+            space.append(
+                statistics.hidden[sided],
+                statistics.log_probs[sided],
+                share.micro_batch.targets[sided],
+                share.advantages[sided],
             )
-            loss = weighted_token_mean(terms.objective, weights, tokens=max(tokens, 1))
+        return tokens
+
+    def _credit(self, old: Sequence[OldTokens], space: TokenSpace | None, *, seed: int) -> Credit:
+        """Coefficients of this rank's tokens, in the order of the shares."""
+        inputs = CreditInputs(tokens=join(old), space=space, all_reduce=all_reduce, seed=seed)
+        with whole_lm_head(self._engine) if space is not None and space.needs_lm_head else contextlib.nullcontext():
+            return self._algorithm.credit.estimate(inputs)
+
+    def _prepare(self, shares: Sequence[Share], old: Sequence[OldTokens], credit: Credit) -> list[Prepared]:
+        coefficients = credit.coefficients.split([len(tokens.rows) for tokens in old])
+        return [
+            Prepared(share.micro_batch, tokens, weights, self._algorithm.importance.weights(tokens))
+            for share, tokens, weights in zip(shares, old, coefficients, strict=True)
+        ]
+
+    def _step(self, parts: Sequence[Prepared], sums: LearnerSums) -> float:
+        """One optimizer step over the global mini-batch; the gradient norm before clipping."""
+        counts = [[int(part.tokens.loss_mask.sum()), part.tokens.loss_rows] for part in parts]
+        tokens, rows = all_reduce(torch.tensor([[0, 0], *counts]).sum(dim=0)).tolist()
+        self._engine.train()
+        for part in parts:
+            loss = self._loss(part, MiniBatch(tokens, rows), sums)
             # DeepSpeed averages gradients over ranks; the loss is a sum over them.
             self._engine.backward(loss * torch.distributed.get_world_size())
-            sums.add_update(loss.detach(), log_probs.detach() - past.log_probs, terms.clipped & share.loss_mask)
         self._engine.step()
         return float(self._engine.get_global_grad_norm())
+
+    def _loss(self, part: Prepared, mini_batch: MiniBatch, sums: LearnerSums) -> Tensor:
+        """Share of one micro-batch in the loss of the mini-batch.
+
+        L = - sum w lambda rho J + sum w (beta KL - eta H)      w: aggregation, lambda: credit, rho: importance
+        """
+        algorithm, old = self._algorithm, part.tokens
+        regularization = algorithm.regularization
+        statistics = self._engine(part.micro_batch, with_entropy=regularization.entropy > 0)
+        log_ratio = statistics.log_probs.detach() - old.log_probs
+        terms = algorithm.surrogate.terms(statistics.log_probs, old)
+        credit = algorithm.credit.refresh(part.coefficients, log_ratio, old)
+        weights = algorithm.aggregation.weights(old.row_tokens, mini_batch)
+        loss = -weighted_sum(terms.objective, weights, credit, part.importance)
+        sums.add_update(loss.detach(), log_ratio[old.loss_mask], terms.clipped[old.loss_mask])
+        weights = weights * old.loss_mask
+        if old.ref_log_probs is not None:
+            estimator = regularization.kl_estimator
+            penalty = kl_penalty(statistics.log_probs, old.ref_log_probs, estimator=estimator)
+            loss = loss + regularization.kl * weighted_sum(penalty, weights)
+            estimate = kl_estimate(statistics.log_probs.detach(), old.ref_log_probs, estimator=estimator)
+            sums.add_mean("policy/ref_kl", estimate[old.loss_mask])
+        if statistics.entropy is not None:
+            loss = loss - regularization.entropy * weighted_sum(statistics.entropy, weights)
+        return loss
 
 
 def all_reduce(tensor: Tensor) -> Tensor:
@@ -239,16 +277,12 @@ def all_max(tensor: Tensor) -> Tensor:
 
 def _share(batch: TrainBatch, rows: Sequence[int]) -> Share:
     places = response_index(batch, rows)
-    lengths = batch.response_lengths[list(rows)]
+    owners = row_index(batch, rows)
     return Share(
         micro_batch=pad_rows(batch, rows),
+        rows=torch.from_numpy(owners),
         places=torch.from_numpy(places),
-        advantages=torch.from_numpy(np.repeat(batch.advantages[list(rows)], lengths)),
+        advantages=torch.from_numpy(batch.advantages[list(rows)])[owners],
         loss_mask=torch.from_numpy(batch.loss_mask[places]),
         rollout_log_probs=torch.from_numpy(batch.rollout_log_probs[places]),
     )
-
-
-def _sided(share: Share) -> Tensor:
-    """(S,) bool: loss-mask tokens of rollouts with an advantage, the ones that credit tells apart."""
-    return share.loss_mask & (share.advantages != 0)

@@ -43,3 +43,13 @@ class Policy(nn.Module):
             probabilities = torch.softmax(logits, dim=-1)
             entropy = normalizer - (probabilities * logits).sum(dim=-1)
         return TokenStatistics(log_probs, hidden, entropy)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(S, V) float32 logits at the sampling temperature for (S, H) inputs of the LM head.
+
+        The module's hooks are passed by, for in a forward pass of its own ZeRO-3 would lose track of the order of the
+        layers: the parameters of the LM head must be whole when this is called.
+        """
+        head = self.causal_lm.get_output_embeddings()
+        logits: Tensor = head.forward(hidden.to(head.weight.dtype))
+        return logits.float() / self.temperature

@@ -46,7 +46,7 @@ class LearnerWorker:
         """Join the group and partition the model over it; returns the number of parameters."""
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
-        from workers.learner.engine import create_engine, join_ranks
+        from workers.learner.engine import create_engine, create_reference, join_ranks
         from workers.learner.policy import Policy
 
         torch.set_num_threads(self._config.threads_per_rank)
@@ -57,7 +57,19 @@ class LearnerWorker:
         parameters = sum(parameter.numel() for parameter in causal_lm.parameters())
         self._causal_lm = causal_lm
         self._engine = create_engine(Policy(causal_lm, temperature=temperature), self._config)
-        self._learner = Learner(self._engine, algorithm, self._config, rank=self._rank, mismatch_limit=mismatch_limit)
+        reference = None
+        if algorithm.regularization.kl:
+            frozen = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
+            use_onednn(frozen)
+            reference = create_reference(Policy(frozen, temperature=temperature), self._config)
+        self._learner = Learner(
+            self._engine,
+            algorithm,
+            self._config,
+            rank=self._rank,
+            mismatch_limit=mismatch_limit,
+            reference=reference,
+        )
         return parameters
 
     def set_algorithm(self, algorithm: AlgorithmConfig) -> None:

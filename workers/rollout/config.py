@@ -11,6 +11,9 @@ class RolloutConfig:
     """N, prompts sampled per training step."""
     group_size: int = 8
     """G, rollouts per prompt."""
+    max_refills: int = 0
+    """Rounds, at most, in which further prompts are sampled in place of groups whose rewards are all equal (DAPO's
+    dynamic sampling); a step then trains on the groups that carry a signal. 0 trains on all groups as they come."""
     max_new_tokens: int = 32
     """Tokens a rollout may have; it is cut there."""
     temperature: float = 1.0
@@ -33,6 +36,8 @@ class RolloutConfig:
         for name in ("prompts_per_step", "group_size", "max_new_tokens", "num_workers", "threads_per_worker"):
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout.{name}={getattr(self, name)}: expected 1 or more.")
+        if self.max_refills < 0:
+            raise ValueError(f"rollout.max_refills={self.max_refills}: expected 0 or more rounds.")
         if self.group_size < 2:
             raise ValueError(
                 f"rollout.group_size={self.group_size}: expected 2 or more; rollouts are scored against their siblings."

@@ -1,118 +1,63 @@
 import math
-import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import Tensor
 
-from delta.credit import Credit, DiscriminativeConfig, discriminative, discriminative_coefficients, estimate_credit
+from delta.collectives import AllReduce
+from delta.credit import (
+    CreditInputs,
+    DiscriminativeConfig,
+    LastLayerProxy,
+    Proxy,
+    RowProxy,
+    SidedCredit,
+    discriminative_coefficients,
+    estimate_credit,
+)
+from delta.credit.cache import CHUNK_ELEMENTS
+from delta.credit.discriminative import CacheDtype
+from tests.delta.credit.reference import (
+    HeadBatch,
+    fill,
+    head_batch,
+    make_old_tokens,
+    naive_coefficients,
+    on_ranks,
+    random_tokens,
+    sigmoid,
+)
 
 
-def sigmoid(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+def row_space(vectors: Tensor, advantages: Tensor) -> RowProxy:
+    space = RowProxy()
+    space.append_vectors(vectors, advantages)
+    return space
 
 
-def naive_coefficients(
-    vectors: Sequence[Sequence[float]],
-    advantages: Sequence[float],
-    *,
-    refinements: int,
-    lambda_min: float,
-    lambda_max: float,
-) -> list[float]:
-    """ALGORITHM.md section 3, word by word: Python floats, explicit squared distances, one token at a time."""
-    tokens = range(len(advantages))
-    side = {+1: [i for i in tokens if advantages[i] > 0], -1: [i for i in tokens if advantages[i] < 0]}
-    if not side[+1] or not side[-1]:
-        return [1.0 for _ in tokens]
-
-    def centroid(sign: int, alpha: dict[int, float]) -> list[float]:
-        total = sum(abs(advantages[i]) * alpha[i] for i in side[sign])
-        width = len(vectors[0])
-        return [sum(abs(advantages[i]) * alpha[i] * vectors[i][h] for i in side[sign]) / total for h in range(width)]
-
-    def squared_distance(a: Sequence[float], b: Sequence[float]) -> float:
-        return sum((x - y) ** 2 for x, y in zip(a, b, strict=True))
-
-    def all_margins(mu: dict[int, list[float]]) -> dict[int, float]:
-        return {
-            i: squared_distance(vectors[i], mu[-sign]) - squared_distance(vectors[i], mu[sign])
-            for sign in (+1, -1)
-            for i in side[sign]
-        }
-
-    def deviation(margins: dict[int, float], sign: int) -> float:
-        mean = sum(margins[i] for i in side[sign]) / len(side[sign])
-        return max(math.sqrt(sum((margins[i] - mean) ** 2 for i in side[sign]) / len(side[sign])), 1e-4)
-
-    def assignment(margins: dict[int, float], gamma: dict[int, float]) -> dict[int, float]:
-        return {i: sigmoid(margins[i] / gamma[sign]) for sign in (+1, -1) for i in side[sign]}
-
-    everyone = {i: 1.0 for sign in (+1, -1) for i in side[sign]}
-    mu = {sign: centroid(sign, everyone) for sign in (+1, -1)}
-    margins = all_margins(mu)
-    gamma = {sign: deviation(margins, sign) for sign in (+1, -1)}
-    for _ in range(refinements):
-        alpha = assignment(margins, gamma)
-        mu = {sign: centroid(sign, alpha) for sign in (+1, -1)}
-        gamma = {sign: deviation(margins, sign) for sign in (+1, -1)}  # of the margins just used
-        margins = all_margins(mu)
-    alpha = assignment(margins, gamma)
-    raw = [lambda_min + (lambda_max - lambda_min) * alpha.get(i, 0.0) for i in tokens]
-    mean = sum(raw) / len(raw)
-    return [value / mean for value in raw]
-
-
-def random_tokens(seed: int, *, tokens: int = 60, hidden: int = 7, neutral: float = 0.2) -> tuple[Tensor, Tensor]:
-    """Vectors with a shared part and a part per side, and advantages of uneven size, some 0."""
-    generator = torch.Generator().manual_seed(seed)
-    advantages = torch.randn(tokens, generator=generator)
-    advantages[torch.rand(tokens, generator=generator) < neutral] = 0.0
-    vectors = torch.randn(tokens, hidden, generator=generator) + 0.8
-    vectors[:, 0] += advantages.sign()
-    return vectors, advantages
+Reductions = list[list[tuple[int, ...]]]
 
 
 def estimate_on_ranks(
     vectors: Tensor, advantages: Tensor, owner: Tensor, *, ranks: int, refinements: int
-) -> tuple[list[Credit], list[list[int]]]:
-    """Run every rank in a thread of its own with an all-reduce that sums over them; also the sizes of its sums."""
-    barrier = threading.Barrier(ranks, timeout=60)
-    slots: list[Tensor] = [torch.empty(0)] * ranks
-    sizes: list[list[int]] = [[] for _ in range(ranks)]
+) -> tuple[list[SidedCredit], Reductions]:
+    """The estimator on every rank, each with the tokens that it owns; also the shapes of its sums."""
 
-    def run(rank: int) -> Credit:
-        def all_reduce(tensor: Tensor) -> Tensor:
-            slots[rank] = tensor.clone()
-            sizes[rank].append(tensor.numel())
-            barrier.wait()
-            total = torch.stack(slots).sum(dim=0)
-            barrier.wait()
-            return total
-
+    def run(rank: int, all_reduce: AllReduce) -> SidedCredit:
         mine = owner == rank
         sided = mine & (advantages != 0)
-        try:
-            return estimate_credit(
-                vectors[sided],
-                advantages[sided],
-                neutral_tokens=int((mine & (advantages == 0)).sum()),
-                refinements=refinements,
-                lambda_min=0.8,
-                lambda_max=1.2,
-                all_reduce=all_reduce,
-            )
-        except BaseException:
-            barrier.abort()
-            raise
+        return estimate_credit(
+            row_space(vectors[sided], advantages[sided]),
+            neutral_tokens=int((mine & (advantages == 0)).sum()),
+            refinements=refinements,
+            all_reduce=all_reduce,
+        )
 
-    with ThreadPoolExecutor(ranks) as pool:
-        return list(pool.map(run, range(ranks))), sizes
+    return on_ranks(ranks, run)
 
 
-def gather(credits: Sequence[Credit], advantages: Tensor, owner: Tensor) -> Tensor:
+def gather(credits: Sequence[SidedCredit], advantages: Tensor, owner: Tensor) -> Tensor:
     """The coefficients of all tokens, put back in their places."""
     coefficients = torch.empty(len(advantages))
     for rank, credit in enumerate(credits):
@@ -135,9 +80,7 @@ def test_hand_worked_batch_without_refinement() -> None:
 
 
 def test_hand_worked_temperatures_are_of_the_plus_and_the_minus_side() -> None:
-    credit = estimate_credit(
-        HAND_VECTORS[:4], HAND_ADVANTAGES[:4], neutral_tokens=1, refinements=0, lambda_min=0.8, lambda_max=1.2
-    )
+    credit = estimate_credit(row_space(HAND_VECTORS[:4], HAND_ADVANTAGES[:4]), neutral_tokens=1, refinements=0)
     assert credit.temperatures == pytest.approx((12.0, 9.0))
     assert not credit.degenerate
 
@@ -165,7 +108,7 @@ def test_second_refinement_still_uses_the_first_temperature() -> None:
     vectors = torch.tensor([[1.0], [3.0], [-1.0], [-3.0]])
     advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
     c = (sigmoid(1) + 3 * sigmoid(3)) / (sigmoid(1) + sigmoid(3))
-    credit = estimate_credit(vectors, advantages, neutral_tokens=0, refinements=2, lambda_min=0.8, lambda_max=1.2)
+    credit = estimate_credit(row_space(vectors, advantages), neutral_tokens=0, refinements=2)
     assert credit.temperatures == pytest.approx((4 * c, 4 * c))
 
 
@@ -194,6 +137,7 @@ def test_other_bounds_equal_the_naive_loop(bounds: tuple[float, float]) -> None:
 def test_defaults_are_the_papers() -> None:
     config = DiscriminativeConfig()
     assert (config.refinements, config.lambda_min, config.lambda_max) == (1, 0.8, 1.2)
+    assert (config.proxy, config.temperature) == (Proxy.row, None)
     vectors, advantages = random_tokens(3)
     explicit = discriminative_coefficients(vectors, advantages, refinements=1, lambda_min=0.8, lambda_max=1.2)
     assert torch.equal(discriminative_coefficients(vectors, advantages), explicit)
@@ -246,9 +190,7 @@ def test_no_token_gives_no_coefficient() -> None:
 
 
 def test_degenerate_batch_says_so() -> None:
-    credit = estimate_credit(
-        torch.ones(2, 3), torch.ones(2), neutral_tokens=5, refinements=1, lambda_min=0.8, lambda_max=1.2
-    )
+    credit = estimate_credit(row_space(torch.ones(2, 3), torch.ones(2)), neutral_tokens=5)
     assert credit.degenerate
     assert credit.neutral_coefficient == 1.0
     assert torch.equal(credit.coefficients, torch.ones(2))
@@ -333,27 +275,28 @@ def test_rank_without_tokens_and_rank_with_one_side_take_part() -> None:
 def test_all_ranks_agree_that_a_batch_is_degenerate() -> None:
     vectors, advantages = random_tokens(31)
     owner = torch.arange(len(advantages)) % 2
-    credits, sizes = estimate_on_ranks(vectors, advantages.abs(), owner, ranks=2, refinements=1)
+    credits, shapes = estimate_on_ranks(vectors, advantages.abs(), owner, ranks=2, refinements=1)
     assert all(credit.degenerate for credit in credits)
-    assert sizes[0] == sizes[1]
+    assert shapes[0] == shapes[1]
 
 
 @pytest.mark.parametrize("refinements", [0, 1, 3])
 def test_ranks_make_the_same_small_reductions(refinements: int) -> None:
     vectors, advantages = random_tokens(32, hidden=5)
     owner = torch.arange(len(advantages)) % 3
-    _, sizes = estimate_on_ranks(vectors, advantages, owner, ranks=3, refinements=refinements)
-    assert sizes[0] == sizes[1] == sizes[2]
-    assert max(sizes[0]) == 2 * (5 + 1)
+    _, shapes = estimate_on_ranks(vectors, advantages, owner, ranks=3, refinements=refinements)
+    assert shapes[0] == shapes[1] == shapes[2]
+    sizes = [math.prod(shape) for shape in shapes[0]]
+    assert [size for size in sizes if size > 4] == [2 * 5] * (refinements + 1)  # a pair of centroids each
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 10_000])
 def test_chunking_changes_nothing(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, advantages = random_tokens(40)
     expected = discriminative_coefficients(vectors, advantages, refinements=2)
-    monkeypatch.setattr(discriminative, "CHUNK", chunk)
+    monkeypatch.setitem(CHUNK_ELEMENTS, "cpu", chunk)
     coefficients = discriminative_coefficients(vectors, advantages, refinements=2)
-    torch.testing.assert_close(coefficients, expected, rtol=0, atol=1e-7)
+    torch.testing.assert_close(coefficients, expected, rtol=0, atol=3e-7)  # two units in the last place
 
 
 def test_bfloat16_vectors_are_close_to_float32() -> None:
@@ -406,6 +349,11 @@ def test_wrong_shapes_are_refused(call: Callable[[], Tensor]) -> None:
         ({"lambda_min": -0.5}, "lambda_min"),
         ({"lambda_min": 1.3}, "lambda_max"),
         ({"lambda_min": math.nan}, "lambda_min"),
+        ({"temperature": 0.0}, "temperature"),
+        ({"temperature": -1.0}, "temperature"),
+        ({"temperature": math.nan}, "temperature"),
+        ({"device_cache_gib": -1.0}, "device_cache_gib"),
+        ({"device_cache_gib": math.nan}, "device_cache_gib"),
     ],
 )
 def test_config_refuses_what_cannot_work(settings: dict[str, float], name: str) -> None:
@@ -415,3 +363,194 @@ def test_config_refuses_what_cannot_work(settings: dict[str, float], name: str) 
 
 def test_config_allows_equal_bounds() -> None:
     assert DiscriminativeConfig(lambda_min=1.0, lambda_max=1.0).lambda_max == 1.0
+
+
+# --- unusable vectors ---
+
+BAD = (math.nan, math.inf, -math.inf)
+
+
+@pytest.mark.parametrize("refinements", [0, 1, 3])
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_token_whose_vector_is_not_finite_counts_as_one_without_a_side(ranks: int, refinements: int) -> None:
+    vectors, advantages = random_tokens(50, tokens=80)
+    sided = torch.nonzero(advantages).squeeze(1)
+    bad = sided[::7]
+    without_side = advantages.clone()
+    without_side[bad] = 0.0
+    expected = discriminative_coefficients(vectors, without_side, refinements=refinements)
+    broken = vectors.clone()
+    for number, token in enumerate(bad.tolist()):
+        broken[token, number % vectors.shape[1]] = BAD[number % 3]
+    owner = torch.arange(len(advantages)) % ranks
+    credits, _ = estimate_on_ranks(broken, advantages, owner, ranks=ranks, refinements=refinements)
+    torch.testing.assert_close(gather(credits, advantages, owner), expected, rtol=0, atol=1e-6)
+    assert {credit.unusable_tokens for credit in credits} == {len(bad)}
+    assert {credit.degenerate for credit in credits} == {False}
+
+
+def test_a_side_without_a_finite_vector_leaves_nothing_to_discriminate() -> None:
+    vectors, advantages = random_tokens(51, neutral=0.0)
+    vectors[advantages < 0] = math.nan
+    credit = estimate_credit(row_space(vectors, advantages), neutral_tokens=3)
+    assert credit.degenerate
+    assert credit.unusable_tokens == int((advantages < 0).sum())
+    assert torch.equal(credit.coefficients, torch.ones(len(advantages)))
+    assert credit.neutral_coefficient == 1.0
+
+
+def test_no_finite_vector_at_all_gives_ones() -> None:
+    advantages = torch.tensor([1.0, -1.0, 2.0, 0.0])
+    assert torch.equal(discriminative_coefficients(torch.full((4, 3), math.nan), advantages), torch.ones(4))
+
+
+# --- extreme norms ---
+
+
+@pytest.mark.parametrize("hidden", [1, 7, 64])
+@pytest.mark.parametrize("largest", [1e30, 1e37, 3e38])
+def test_vectors_up_to_the_range_of_float32_give_the_coefficients_of_smaller_ones(hidden: int, largest: float) -> None:
+    vectors, advantages = random_tokens(53, hidden=hidden)
+    vectors /= vectors.abs().max()
+    expected = discriminative_coefficients(vectors.double() * 1e6, advantages)
+    torch.testing.assert_close(discriminative_coefficients(vectors * largest, advantages), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1e-30, 1e-42])
+def test_tiny_vectors_tell_nothing_apart(scale: float) -> None:
+    # The floor of the temperature decides: all margins are next to nothing against it.
+    vectors, advantages = random_tokens(54)
+    raw = torch.where(advantages != 0, 1.0, 0.8)
+    torch.testing.assert_close(discriminative_coefficients(vectors * scale, advantages), raw / raw.mean())
+
+
+# --- the configuration at work ---
+
+
+def estimate(config: DiscriminativeConfig, batch: HeadBatch, **inputs: object) -> tuple[Tensor, dict[str, float]]:
+    """One row per token, so that each may have an advantage of its own."""
+    tokens = make_old_tokens([1] * len(batch.targets), advantages=batch.advantages.tolist())
+    found = config.estimate(CreditInputs(tokens=tokens, space=fill(config.new_space(batch.logits), batch), **inputs))
+    return found.coefficients, dict(found.metrics)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"refinements": 3},
+        {"lambda_min": 0.3, "lambda_max": 2.0},
+        {"temperature": 2.5},
+        {"temperature": 0.3, "refinements": 2},
+        {"proxy": Proxy.last_layer},
+        {"proxy": Proxy.last_layer, "refinements": 0, "temperature": 1.5},
+    ],
+    ids=str,
+)
+def test_config_gives_the_coefficients_of_the_naive_loop(settings: dict[str, object]) -> None:
+    batch = head_batch(60)
+    config = DiscriminativeConfig(**settings)
+    dense = batch.head_gradients() if config.proxy is Proxy.last_layer else batch.row_vectors()
+    plain = {name: value for name, value in settings.items() if name != "proxy"}
+    expected = naive_coefficients(dense.tolist(), batch.advantages.tolist(), **plain)
+    coefficients, metrics = estimate(config, batch)
+    torch.testing.assert_close(coefficients, torch.tensor(expected), rtol=0, atol=1e-6)
+    if config.temperature is not None:
+        temperatures = metrics["credit/temperature_positive"], metrics["credit/temperature_negative"]
+        assert temperatures == pytest.approx((config.temperature, config.temperature))
+
+
+def test_a_fixed_temperature_is_one_for_both_sides_and_all_rounds() -> None:
+    # The hand-worked margins 3, 27, 21, 3 divided by 6.
+    raw = torch.tensor([0.8 + 0.4 * sigmoid(x / 6) for x in (3, 27, 21, 3)])
+    space = row_space(HAND_VECTORS[:4], HAND_ADVANTAGES[:4])
+    credit = estimate_credit(space, neutral_tokens=0, refinements=0, temperature=6.0)
+    torch.testing.assert_close(credit.coefficients, raw / raw.mean())
+    assert credit.temperatures == (6.0, 6.0)
+
+
+def test_coefficients_go_to_the_places_of_their_tokens() -> None:
+    # Rows of 3, 2, 2 and 1 tokens; one row without advantage, two tokens off the loss mask.
+    loss_mask = torch.tensor([1, 0, 1, 1, 1, 1, 0, 1], dtype=torch.bool)
+    tokens = make_old_tokens([3, 2, 2, 1], advantages=[1.0, 0.0, -2.0, 0.5], loss_mask=loss_mask)
+    sided = torch.tensor([0, 2, 5, 7])
+    vectors, _ = random_tokens(61, tokens=8)
+    config = DiscriminativeConfig()
+    space = config.new_space(lambda hidden: hidden)
+    space.append_vectors(vectors[sided], tokens.advantages[sided])
+    found = config.estimate(CreditInputs(tokens=tokens, space=space))
+    expected = torch.zeros(8)
+    on_mask = torch.nonzero(loss_mask).squeeze(1)
+    expected[on_mask] = torch.tensor(
+        naive_coefficients(vectors[on_mask].tolist(), tokens.advantages[on_mask].tolist(), refinements=1)
+    )
+    torch.testing.assert_close(found.coefficients, expected)
+    assert found.coefficients.dtype == torch.float32
+    assert found.coefficients[loss_mask].mean().item() == pytest.approx(1.0)
+    assert found.metrics["credit/degenerate"] == 0.0
+    assert found.metrics["credit/unusable_tokens"] == 0.0
+
+
+def test_metrics_tell_temperatures_and_unusable_tokens() -> None:
+    space = row_space(torch.cat([HAND_VECTORS[:4], torch.tensor([[math.nan]])]), torch.tensor([3.0, 1.0, -1, -2, 5.0]))
+    tokens = make_old_tokens([1] * 5, advantages=[3.0, 1.0, -1.0, -2.0, 5.0])
+    metrics = DiscriminativeConfig(refinements=0).estimate(CreditInputs(tokens=tokens, space=space)).metrics
+    assert metrics == {
+        "credit/degenerate": 0.0,
+        "credit/temperature_positive": pytest.approx(12.0),
+        "credit/temperature_negative": pytest.approx(9.0),
+        "credit/unusable_tokens": 1.0,
+    }
+
+
+def test_a_degenerate_batch_is_ones_on_the_loss_mask_and_says_so() -> None:
+    tokens = make_old_tokens([2, 1], advantages=[1.0, 0.0], loss_mask=torch.tensor([True, False, True]))
+    space = row_space(torch.ones(1, 2), torch.ones(1))
+    found = DiscriminativeConfig().estimate(CreditInputs(tokens=tokens, space=space))
+    assert found.coefficients.tolist() == [1.0, 0.0, 1.0]
+    assert found.metrics["credit/degenerate"] == 1.0
+
+
+def test_neutral_tokens_off_the_loss_mask_are_not_counted() -> None:
+    vectors, advantages = random_tokens(62, tokens=6, neutral=0.0)
+    space = row_space(vectors, advantages)
+    expected = estimate_credit(space, neutral_tokens=2).neutral_coefficient
+    loss_mask = torch.tensor([True] * 6 + [False, True, True])
+    tokens = make_old_tokens([1] * 6 + [3], advantages=[*advantages.tolist(), 0.0], loss_mask=loss_mask)
+    coefficients = DiscriminativeConfig().estimate(CreditInputs(tokens=tokens, space=space)).coefficients
+    assert coefficients[6:].tolist() == pytest.approx([0.0, expected, expected])
+
+
+@pytest.mark.parametrize("refinements", [0, 1, 3])
+def test_an_estimate_leaves_the_space_as_it_was(refinements: int) -> None:
+    vectors, advantages = random_tokens(63, neutral=0.0)
+    owner = torch.arange(len(advantages)) % 2
+    spaces = [row_space(vectors[owner == rank], advantages[owner == rank]) for rank in range(2)]
+
+    def run(rank: int, all_reduce: AllReduce) -> list[Tensor]:
+        return [
+            estimate_credit(spaces[rank], neutral_tokens=0, refinements=refinements, all_reduce=all_reduce).coefficients
+            for _ in range(2)
+        ]
+
+    for first, second in on_ranks(2, run)[0]:
+        assert torch.equal(first, second)
+
+
+def test_new_space_is_the_one_asked_for() -> None:
+    assert isinstance(DiscriminativeConfig().new_space(lambda hidden: hidden), RowProxy)
+    assert isinstance(DiscriminativeConfig(proxy=Proxy.last_layer).new_space(lambda hidden: hidden), LastLayerProxy)
+
+
+@pytest.mark.parametrize("proxy", Proxy)
+@pytest.mark.parametrize(
+    ("cache_dtype", "same_as"),
+    [(CacheDtype.model, torch.float64), (CacheDtype.float32, torch.float32), (CacheDtype.bfloat16, torch.bfloat16)],
+)
+def test_cache_dtype_rounds_what_is_kept(proxy: Proxy, cache_dtype: CacheDtype, same_as: torch.dtype) -> None:
+    batch = head_batch(64)
+    config = DiscriminativeConfig(proxy=proxy, cache_dtype=cache_dtype)
+    space = fill(config.new_space(batch.logits), batch)
+    expected = batch.row_vectors() if proxy is Proxy.row else batch.hidden
+    (_, rows), *_ = space._cache.chunks()
+    assert torch.equal(rows, expected.to(same_as).to(torch.promote_types(same_as, torch.float32)))

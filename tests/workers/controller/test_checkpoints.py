@@ -14,7 +14,13 @@ def write(store: CheckpointStore, step: int) -> Path:
     (draft / "learner").mkdir()
     (draft / "learner" / "shard.pt").write_bytes(b"x" * 100)
     manifest = Manifest(
-        format=FORMAT, step=step, trajectory={"seed": 1}, weights_hash="h", versions={}, files=sizes(draft)
+        format=FORMAT,
+        step=step,
+        prompts=8 * step,
+        trajectory={"seed": 1},
+        weights_hash="h",
+        versions={},
+        files=sizes(draft),
     )
     return store.publish(draft, manifest)
 

@@ -10,10 +10,25 @@ import ray
 import torch
 from transformers import AutoModelForCausalLM
 
-from delta.advantages import GroupAdvantageConfig
-from delta.credit import DiscriminativeConfig, discriminative_coefficients, token_vectors
+from delta.advantages import GroupAdvantageConfig, ReinforcePlusPlusConfig, RlooConfig
+from delta.aggregations import ConstantLengthConfig, SequenceMeanConfig, SequenceSumConfig, TokenMeanConfig
+from delta.credit import (
+    DiscriminativeConfig,
+    FipoConfig,
+    ForkingConfig,
+    Proxy,
+    ShareConfig,
+    UniformConfig,
+    WithinSideConfig,
+    discriminative_coefficients,
+    token_vectors,
+)
+from delta.credit.share import Keep
 from delta.errors import MismatchError
-from delta.losses import ClippedConfig
+from delta.importance import Level, MaskedConfig, TruncatedConfig
+from delta.losses import KlEstimator, RegularizationConfig
+from delta.rewards import ShapingConfig
+from delta.surrogates import CispoConfig, ClippedConfig, GspoConfig, SapoConfig
 from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, Verdict
 from workers.learner.config import LearnerConfig
 from workers.learner.group import LearnerGroup
@@ -63,15 +78,61 @@ def random_groups(model) -> list[RolloutGroup]:
     return groups
 
 
-async def start(model_path: Path, config: LearnerConfig) -> LearnerGroup:
+DELTA = AlgorithmConfig(
+    advantage=GroupAdvantageConfig(),
+    credit=DiscriminativeConfig(),
+    surrogate=ClippedConfig(),
+    aggregation=TokenMeanConfig(),
+)
+
+ALGORITHMS = {
+    "last layer": replace(DELTA, credit=DiscriminativeConfig(proxy=Proxy.last_layer)),
+    "within side": replace(DELTA, credit=WithinSideConfig(), advantage=RlooConfig()),
+    "GRPO with KL and entropy": replace(
+        DELTA,
+        credit=UniformConfig(),
+        aggregation=SequenceMeanConfig(),
+        regularization=RegularizationConfig(kl=0.1, kl_estimator=KlEstimator.k3, entropy=0.01),
+    ),
+    "Dr. GRPO": replace(
+        DELTA,
+        advantage=GroupAdvantageConfig(normalize_std=False),
+        credit=UniformConfig(),
+        aggregation=ConstantLengthConfig(length=60),
+    ),
+    "REINFORCE++ with token TIS": replace(
+        DELTA,
+        advantage=ReinforcePlusPlusConfig(),
+        credit=UniformConfig(),
+        aggregation=SequenceSumConfig(),
+        importance=TruncatedConfig(),
+    ),
+    "GSPO with sequence IcePop": replace(
+        DELTA,
+        credit=UniformConfig(),
+        surrogate=GspoConfig(),
+        aggregation=SequenceMeanConfig(),
+        importance=MaskedConfig(level=Level.sequence),
+    ),
+    "SAPO, shaped": replace(
+        DELTA,
+        credit=UniformConfig(),
+        surrogate=SapoConfig(),
+        shaping=ShapingConfig(overlong_buffer=30),
+        max_new_tokens=60,
+    ),
+    "CISPO on a random half": replace(DELTA, credit=ShareConfig(keep=Keep.random), surrogate=CispoConfig()),
+    "FIPO": replace(DELTA, credit=FipoConfig()),
+    "forking": replace(DELTA, credit=ForkingConfig()),
+}
+"""Every choice of every group, in as few combinations as there are credits."""
+
+
+async def start(
+    model_path: Path, config: LearnerConfig, algorithm: AlgorithmConfig = DELTA, *, mismatch_limit: float = 1e-3
+) -> LearnerGroup:
     learners = LearnerGroup(config, timeout_s=120)
-    await learners.set_up(
-        str(model_path),
-        AlgorithmConfig(advantage=GroupAdvantageConfig(), credit=DiscriminativeConfig(), loss=ClippedConfig()),
-        dtype="float32",
-        temperature=1.0,
-        mismatch_limit=1e-3,
-    )
+    await learners.set_up(str(model_path), algorithm, dtype="float32", temperature=1.0, mismatch_limit=mismatch_limit)
     return learners
 
 
@@ -133,6 +194,44 @@ def test_ranks_and_micro_batches_change_nothing(ray_cluster, make_model, tmp_pat
     reference = discriminative_coefficients(torch.cat(vectors), torch.tensor(advantages))
     np.testing.assert_allclose(expected_coefficients, reference.numpy(), atol=2e-5)
     assert reference.std() > 1e-3
+
+
+async def learn_with_each(model_path: Path, groups: list[RolloutGroup], config: LearnerConfig):
+    """Credit and metrics of an update with each algorithm, one after the other: each starts where the last one ended."""
+    # The policy moves on while the rollouts stay: engine and learner are meant to differ here.
+    learners = await start(model_path, config, ALGORITHMS["GRPO with KL and entropy"], mismatch_limit=1e6)
+    try:
+        results = {}
+        for name, algorithm in ALGORITHMS.items():
+            await learners.set_algorithm(algorithm)
+            coefficients = await learners.coefficients(groups)
+            results[name] = coefficients, (await learners.update(groups, policy_version=7)).metrics
+        return results
+    finally:
+        stop(learners)
+
+
+@pytest.mark.slow
+def test_ranks_and_micro_batches_change_no_algorithm(ray_cluster, make_model):
+    model_path = make_model()
+    groups = random_groups(AutoModelForCausalLM.from_pretrained(model_path).eval())
+    results = {}
+    for ranks, budget in ((1, 8192), (2, 100)):
+        config = LearnerConfig(
+            num_ranks=ranks, updates_per_step=UPDATES, tokens_per_micro_batch=budget, learning_rate=1e-4, adam_eps=1e-2
+        )
+        results[ranks] = asyncio.run(learn_with_each(model_path, groups, config))
+    for name, (coefficients, metrics) in results[1].items():
+        others_coefficients, others_metrics = results[2][name]
+        np.testing.assert_allclose(others_coefficients, coefficients, atol=2e-5, err_msg=name)
+        assert metrics.keys() == others_metrics.keys()
+        for metric, value in metrics.items():
+            if not metric.startswith("time/"):
+                assert others_metrics[metric] == pytest.approx(value, rel=2e-4, abs=1e-6), f"{name}: {metric}"
+        assert metrics["learner/grad_norm"] > 0, name
+    assert results[1]["GRPO with KL and entropy"][1]["policy/ref_kl"] > 0
+    assert results[1]["REINFORCE++ with token TIS"][1]["importance/mean"] != 1
+    assert 0.2 <= results[1]["forking"][1]["credit/selected_share"] < 0.21
 
 
 @pytest.mark.slow

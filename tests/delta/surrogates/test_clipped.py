@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from delta.losses import ClippedConfig, ClippedTerms, clipped_surrogate
+from delta.surrogates import ClippedConfig, SurrogateTerms, clipped_surrogate
+from tests.objectives import central_differences, old_tokens
 
 LOW, HIGH, DUAL = 0.2, 0.28, 3.0
 
@@ -13,7 +14,7 @@ ADVANTAGES = (2.0, 0.3, 0.0, -0.3, -2.0)
 GRID = [(ratio, advantage) for ratio in RATIOS for advantage in ADVANTAGES]
 
 
-def surrogate(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor) -> ClippedTerms:
+def surrogate(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor) -> SurrogateTerms:
     return clipped_surrogate(log_probs, old_log_probs, advantages, epsilon_low=LOW, epsilon_high=HIGH, dual_clip=DUAL)
 
 
@@ -66,10 +67,10 @@ def test_gradients_equal_finite_differences() -> None:
     log_probs, old, advantages = grid_tensors()
     leaf = log_probs.clone().requires_grad_()
     surrogate(leaf, old, advantages).objective.sum().backward()
-    step = 1e-6
-    above = surrogate(log_probs + step, old, advantages).objective
-    below = surrogate(log_probs - step, old, advantages).objective
-    torch.testing.assert_close(leaf.grad, (above - below) / (2 * step), rtol=1e-6, atol=1e-7)
+    for place, row in enumerate(zip(log_probs.tolist(), old.tolist(), advantages.tolist(), strict=True)):
+        log_prob, *rest = row
+        expected = central_differences(lambda at, rest=rest: naive_term(at[0], *rest), [log_prob])
+        torch.testing.assert_close(leaf.grad[place : place + 1], expected, rtol=1e-6, atol=1e-7)
 
 
 def test_gradient_is_exactly_zero_where_clipped_and_only_there() -> None:
@@ -113,15 +114,46 @@ def test_token_without_advantage_is_never_clipped() -> None:
     assert torch.equal(terms.objective.abs(), torch.zeros(2))
 
 
+@pytest.mark.parametrize("dual_clip", [DUAL, math.inf])
 @pytest.mark.parametrize("advantage", [1.0, -1.0, 0.0])
 @pytest.mark.parametrize("log_ratio", [200.0, -200.0])
-def test_extreme_ratio_leaves_objective_and_gradient_finite(log_ratio: float, advantage: float) -> None:
+def test_extreme_ratio_leaves_objective_and_gradient_finite(
+    log_ratio: float, advantage: float, dual_clip: float
+) -> None:
     # exp(200) overflows float32; the bounds exist so that such a token cannot hurt the others.
     leaf = torch.tensor([min(log_ratio, 0.0)]).requires_grad_()
-    terms = surrogate(leaf, torch.tensor([min(-log_ratio, 0.0)]), torch.tensor([advantage]))
+    terms = clipped_surrogate(
+        leaf,
+        torch.tensor([min(-log_ratio, 0.0)]),
+        torch.tensor([advantage]),
+        epsilon_low=LOW,
+        epsilon_high=HIGH,
+        dual_clip=dual_clip,
+    )
     terms.objective.sum().backward()
     assert torch.isfinite(terms.objective).all()
     assert torch.isfinite(leaf.grad).all()
+
+
+@pytest.mark.parametrize(("dual_clip", "ratio"), [(math.inf, 50.0), (math.inf, 1e6), (1e10, 9e9)])
+def test_punishment_grows_with_the_ratio_up_to_the_dual_clip(dual_clip: float, ratio: float) -> None:
+    leaf = torch.tensor([math.log(ratio)], dtype=torch.float64, requires_grad=True)
+    zero, advantages = torch.zeros(1, dtype=torch.float64), torch.tensor([-2.0], dtype=torch.float64)
+    terms = clipped_surrogate(leaf, zero, advantages, epsilon_low=LOW, epsilon_high=HIGH, dual_clip=dual_clip)
+    terms.objective.sum().backward()
+    assert terms.objective.item() == pytest.approx(-2 * ratio)
+    assert leaf.grad.item() == pytest.approx(-2 * ratio)
+    assert not terms.clipped.any()
+
+
+def test_config_hands_on_its_settings_and_the_old_policy() -> None:
+    old = torch.tensor([-1.0, -2.0, -0.5, -3.0], dtype=torch.float64)
+    now = old + torch.tensor([0.7, 0.25, 3.0, -1.0], dtype=torch.float64)
+    tokens = old_tokens(old, advantages=[1.0, 2.0, -1.0, -0.5], rollout_log_probs=old - 1)
+    terms = ClippedConfig(epsilon_low=0.4, epsilon_high=0.5, dual_clip=7.0).terms(now, tokens)
+    expected = torch.tensor([1.5, 2 * math.exp(0.25), -7.0, -0.5 * 0.6], dtype=torch.float64)
+    torch.testing.assert_close(terms.objective, expected)
+    assert terms.clipped.tolist() == [True, False, True, True]
 
 
 def test_no_tokens_give_no_terms() -> None:
@@ -151,10 +183,12 @@ def test_defaults_are_the_papers() -> None:
         {"epsilon_low": math.nan},
         {"epsilon_high": 0.0},
         {"epsilon_high": -0.1},
+        {"epsilon_high": math.nan},
         {"dual_clip": 1.0},
         {"dual_clip": -3.0},
+        {"dual_clip": math.nan},
     ],
 )
 def test_config_refuses_what_cannot_work(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=f"loss.{next(iter(settings))}"):
+    with pytest.raises(ValueError, match=rf"surrogate\.{next(iter(settings))}"):
         ClippedConfig(**settings)

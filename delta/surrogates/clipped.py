@@ -1,4 +1,4 @@
-"""The clipped surrogate with decoupled bounds and the dual clip (PPO, DAPO)."""
+"""The clipped surrogate with decoupled bounds and the dual clip (PPO, GRPO, DAPO)."""
 
 import math
 from dataclasses import dataclass
@@ -7,41 +7,41 @@ import torch
 from torch import Tensor
 
 from delta.shapes import check_shape
-
-MAX_LOG_RATIO = 20.0
-"""Log-ratios are cut here, far beyond every clip bound."""
+from delta.surrogates.surrogate import MAX_LOG_RATIO, SurrogateConfig, SurrogateTerms
+from delta.tokens import OldTokens
 
 
 @dataclass(kw_only=True, slots=True)
-class ClippedConfig:
-    """Clipped policy-gradient surrogate (`loss=clipped`)."""
+class ClippedConfig(SurrogateConfig):
+    """Clipped policy-gradient surrogate (`surrogate=clipped`; `surrogate=ppo` with equal bounds and no dual clip)."""
 
     epsilon_low: float = 0.2
     """The ratio counts down to 1 - epsilon_low."""
     epsilon_high: float = 0.28
     """The ratio counts up to 1 + epsilon_high (DAPO's clip-higher)."""
     dual_clip: float = 10.0
-    """For negative advantages the term is bounded by dual_clip * A, however large the ratio."""
+    """For negative advantages the term is bounded by dual_clip * A, however large the ratio; .inf for no bound."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 0 < self.epsilon_low < 1 or self.epsilon_high <= 0:
+        if not 0 < self.epsilon_low < 1 or not self.epsilon_high > 0:
             raise ValueError(
-                f"loss.epsilon_low={self.epsilon_low}, loss.epsilon_high={self.epsilon_high}: expected "
+                f"surrogate.epsilon_low={self.epsilon_low}, surrogate.epsilon_high={self.epsilon_high}: expected "
                 "0 < epsilon_low < 1 and epsilon_high > 0; DAPO uses 0.2 and 0.28."
             )
-        if self.dual_clip <= 1:
-            raise ValueError(f"loss.dual_clip={self.dual_clip}: expected a bound above 1; the paper uses 10.")
+        if not self.dual_clip > 1:
+            raise ValueError(f"surrogate.dual_clip={self.dual_clip}: expected a bound above 1; the paper uses 10.")
 
-
-@dataclass(frozen=True, slots=True)
-class ClippedTerms:
-    """The objective of each token, and where a bound was active."""
-
-    objective: Tensor
-    """(S,) to be maximised; carries the gradient."""
-    clipped: Tensor
-    """(S,) bool, tokens whose gradient a bound removed."""
+    def terms(self, log_probs: Tensor, tokens: OldTokens) -> SurrogateTerms:
+        """See `clipped_surrogate`."""
+        return clipped_surrogate(
+            log_probs,
+            tokens.log_probs,
+            tokens.advantages,
+            epsilon_low=self.epsilon_low,
+            epsilon_high=self.epsilon_high,
+            dual_clip=self.dual_clip,
+        )
 
 
 def clipped_surrogate(
@@ -52,7 +52,7 @@ def clipped_surrogate(
     epsilon_low: float,
     epsilon_high: float,
     dual_clip: float,
-) -> ClippedTerms:
+) -> SurrogateTerms:
     """Pessimistic bound on the policy improvement of each token.
 
         r = exp(log_prob - old_log_prob)
@@ -73,11 +73,15 @@ def clipped_surrogate(
     check_shape(log_probs, "S")
     check_shape(old_log_probs, "S", S=log_probs.shape[0])
     check_shape(advantages, "S", S=log_probs.shape[0])
+    bounded_below = math.isfinite(dual_clip)
     # Both bounds are long passed where the exponential would overflow, and its infinite gradient would make NaN of the
     # zero that they put in its place.
-    ratio = torch.exp((log_probs - old_log_probs).clamp(max=max(MAX_LOG_RATIO, math.log(dual_clip) + 1)))
+    largest = max(MAX_LOG_RATIO, math.log(dual_clip) + 1) if bounded_below else MAX_LOG_RATIO
+    ratio = torch.exp((log_probs - old_log_probs).clamp(max=largest))
     bounded = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
     pessimistic = torch.minimum(ratio * advantages, bounded * advantages)
-    objective = torch.where(advantages < 0, torch.maximum(pessimistic, dual_clip * advantages), pessimistic)
+    objective = pessimistic
+    if bounded_below:
+        objective = torch.where(advantages < 0, torch.maximum(pessimistic, dual_clip * advantages), pessimistic)
     outside = torch.where(advantages > 0, ratio > 1 + epsilon_high, (ratio < 1 - epsilon_low) | (ratio > dual_clip))
-    return ClippedTerms(objective, outside & (advantages != 0))
+    return SurrogateTerms(objective, outside & (advantages != 0))
