@@ -45,9 +45,8 @@ class RowCache:
             The rows as stored, for who wants to use them while they are warm, and (S,) bool which were finite.
         """
         stored = rows.detach().to(self._dtype or rows.dtype)
-        # A NaN fails every comparison.
-        finite = (
-            stored.abs().amax(dim=1) < torch.inf if stored.numel() else stored.new_ones(len(stored), dtype=torch.bool)
+        finite = torch.cat(
+            [_finite(chunk) for chunk in torch.split(stored, chunk_rows(stored.shape[1], stored.device))]
         )
         if not finite.all():
             stored = stored.masked_fill(~finite.unsqueeze(1), 0.0)
@@ -77,6 +76,11 @@ class RowCache:
                 moved = chunk.to(self._device, non_blocking=True)
                 yield slice(start, start + len(chunk)), moved.to(accumulation_dtype(moved.dtype))
                 start += len(chunk)
+
+
+def _finite(rows: Tensor) -> Tensor:
+    """(S,) bool; a NaN fails every comparison."""
+    return rows.abs().amax(dim=1) < torch.inf if rows.numel() else rows.new_ones(len(rows), dtype=torch.bool)
 
 
 def chunk_rows(width: int, device: torch.device) -> int:

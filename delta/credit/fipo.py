@@ -8,6 +8,7 @@ from torch import Tensor
 
 from delta.credit.estimator import Credit, CreditConfig, CreditInputs
 from delta.shapes import check_shape
+from delta.surrogates.surrogate import MAX_LOG_RATIO
 from delta.tokens import OldTokens, row_count, row_sum
 
 BLOCK = 256
@@ -45,9 +46,9 @@ class FipoConfig(CreditConfig):
 
     def refresh(self, coefficients: Tensor, log_ratio: Tensor, tokens: OldTokens) -> Tensor:
         """Coefficients times the weight of each token."""
-        counted = torch.where(
-            tokens.loss_mask & (log_ratio <= math.log(self.dual_clip)), log_ratio, torch.zeros_like(log_ratio)
-        )
+        kept = tokens.loss_mask & (log_ratio <= math.log(self.dual_clip))
+        # A token that has become impossible would make NaN of what does not follow it: cut far beyond every bound.
+        counted = torch.where(kept, log_ratio.clamp_min(-MAX_LOG_RATIO), 0.0)
         future = future_kl(counted, tokens.rows, half_life=self.half_life)
         return coefficients * future.exp().clamp(1 - self.epsilon_low, 1 + self.epsilon_high)
 

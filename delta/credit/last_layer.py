@@ -18,12 +18,15 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from delta.credit.cache import RowCache, chunk_rows
+from delta.credit.cache import RowCache, accumulation_dtype, chunk_rows
 from delta.credit.space import Members
 from delta.shapes import check_shape
 
 Logits = Callable[[Tensor], Tensor]
-"""(S, H) inputs of the LM head to (S, V) logits divided by the sampling temperature, as the old policy has them."""
+"""(S, H) inputs of the LM head to (S, V) logits divided by the sampling temperature, as the old policy has them.
+
+The inputs come in float32 or wider, whatever was appended: cast them to what the LM head wants.
+"""
 
 
 class LastLayerProxy:
@@ -43,6 +46,7 @@ class LastLayerProxy:
         self._members = Members()
         self._targets: list[Tensor] = []
         self._hidden_size = 0
+        self._dtype = torch.float32
         self._vocabulary = 0
 
     def append(self, hidden: Tensor, log_probs: Tensor, targets: Tensor, advantages: Tensor) -> None:
@@ -54,7 +58,7 @@ class LastLayerProxy:
         # Where the logits are not finite, hidden states of zero give a residual that is.
         hidden = hidden.masked_fill(~torch.isfinite(log_probs).unsqueeze(1), torch.nan)
         hidden, usable = self._cache.append(hidden)
-        self._hidden_size = hidden.shape[1]
+        self._hidden_size, self._dtype = hidden.shape[1], accumulation_dtype(hidden.dtype)
         self._members.append(advantages, usable)
         self._targets.append(targets)
 
@@ -119,6 +123,6 @@ class LastLayerProxy:
         if not self._targets:
             raise ValueError("a space needs one append, though it may be of no token: it tells the hidden size")
         if not self._vocabulary:
-            probe = torch.zeros(1, self._hidden_size, device=self._targets[0].device)
+            probe = torch.zeros(1, self._hidden_size, dtype=self._dtype, device=self._targets[0].device)
             self._vocabulary = self._logits(probe).shape[1]
         return self._vocabulary

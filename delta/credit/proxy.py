@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from delta.credit.cache import RowCache
+from delta.credit.cache import RowCache, accumulation_dtype, chunk_rows
 from delta.credit.space import Members, side_weights
 from delta.shapes import check_shape
 
@@ -48,9 +48,14 @@ class RowProxy:
         check_shape(advantages, "S", S=vectors.shape[0])
         vectors, usable = self._cache.append(vectors)
         self._members.append(advantages, usable)
+        if self._advantage_sums is None:
+            self._advantage_sums = vectors.new_zeros(2, vectors.shape[1], dtype=torch.float64)
         # The first of the sweeps is for free while the vectors are warm.
-        sums = _side_sums(vectors, advantages.abs().double() * usable, advantages > 0)
-        self._advantage_sums = sums if self._advantage_sums is None else self._advantage_sums + sums
+        weights = advantages.abs().double() * usable
+        rows = chunk_rows(vectors.shape[1], vectors.device)
+        parts = (torch.split(tensor, rows) for tensor in (vectors, weights, advantages > 0))
+        for chunk, share, positive in zip(*parts, strict=True):
+            self._advantage_sums += _side_sums(chunk, share, positive)
 
     @property
     def advantages(self) -> Tensor:
@@ -96,5 +101,5 @@ def _side_sums(vectors: Tensor, weights: Tensor, positive: Tensor) -> Tensor:
     totals = weights.sum(dim=1, keepdim=True)
     # Convex combinations of the vectors cannot leave their range; what scales them up is float64.
     shares = weights / totals.clamp_min(torch.finfo(torch.float64).tiny)
-    vectors = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    vectors = vectors.to(accumulation_dtype(vectors.dtype))
     return (shares.to(vectors.dtype) @ vectors).double() * totals

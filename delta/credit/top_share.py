@@ -1,5 +1,6 @@
 """The tokens with the highest scores of the global batch: exact, whatever the ranks, with two sums over them."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +11,10 @@ from delta.shapes import check_shape
 
 DIGITS = 2**16
 """A float32 is two digits of this base."""
+
+
+ROUNDING = 1e-6
+"""Tokens by which a share of them may be off: 0.07 of 100 is 7, though not in floating point."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +53,7 @@ def top_share(scores: Tensor, candidates: Tensor, *, share: float, all_reduce: A
     total = int(counts.sum())
     if total == 0:
         return Selection(torch.zeros_like(candidates), 0, 0)
-    wanted = max(1, -int(-share * total // 1))
+    wanted = max(1, math.ceil(share * total - ROUNDING))
     upper_threshold, above = _threshold(counts, wanted)
     inside = candidates & (upper == upper_threshold)
     counts = _histogram(lower[inside], all_reduce)

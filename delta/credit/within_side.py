@@ -26,7 +26,6 @@ def within_side_margins(space: TokenSpace, centroids: Tensor, sides: Sides) -> T
     arXiv:2605.21467, ablations. A margin compares two distances and so has a natural zero; a single distance has none,
     and without subtracting the side's mean every sigmoid would be near 0.
     """
-    own = sides.of(centroids.flatten(1).double().square().sum(dim=1))
     towards = space.project(centroids[0]).where(sides.positive, space.project(centroids[1]))
-    closeness = 2 * towards - space.squared_norms() - own
+    closeness = 2 * towards - space.squared_norms()  # up to |mu_own|^2, which the mean takes away
     return closeness - sides.of(sides.mean(closeness))

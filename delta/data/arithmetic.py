@@ -31,6 +31,10 @@ EXPRESSION_SHARE = 0.4
 """Lessons that are plain expressions."""
 
 
+WORDS, MARKS = ("so", "now", "then", "next", "here", "hence", "thus", "well"), ".!;,"
+"""What a talkative pupil puts before and behind a step."""
+
+
 @dataclass(kw_only=True, slots=True)
 class ArithmeticConfig:
     """Generated sums of three two-digit numbers (`data=arithmetic`)."""
@@ -65,12 +69,27 @@ def arithmetic_problems(config: ArithmeticConfig, *, seed: int) -> ProblemSet:
     return ProblemSet(train=tuple(train.values()), held_out=tuple(held_out.values()))
 
 
-def worked_example(random: Random) -> Lesson:
-    """Draw one lesson; never about a reserved problem."""
+def worked_example(random: Random, *, talkative: bool = False) -> Lesson:
+    """Draw one lesson; never about a reserved problem.
+
+    A talkative pupil's steps begin with a word and end with a mark, both drawn from a few that mean the same:
+
+        so 47+38=85.
+        next 85+12=97!
+        #### 97
+
+    These are tokens on which the policy is undecided and nothing depends, in right and wrong answers alike.
+    """
     while True:
-        lesson = _expression_lesson(random) if random.random() < EXPRESSION_SHARE else _careless_lesson(random)
-        if not is_reserved(lesson[0]):
-            return lesson
+        draw = _expression_lesson if random.random() < EXPRESSION_SHARE else _careless_lesson
+        prompt, response = draw(random)
+        if not is_reserved(prompt):
+            return prompt, _talk(random, response) if talkative else response
+
+
+def _talk(random: Random, response: str) -> str:
+    *steps, answer = response.split("\n")
+    return "\n".join([*(f"{random.choice(WORDS)} {step}{random.choice(MARKS)}" for step in steps), answer])
 
 
 def _summands(random: Random) -> list[int]:

@@ -26,10 +26,10 @@ class MaskedConfig(ImportanceConfig):
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if not 0 < self.low <= 1 <= self.high:
+        if not 0 < self.low <= 1 <= self.high < math.inf:
             raise ValueError(
-                f"importance.low={self.low}, importance.high={self.high}: expected 0 < low <= 1 <= high; the paper "
-                "uses 0.5 and 5."
+                f"importance.low={self.low}, importance.high={self.high}: expected 0 < low <= 1 <= high < inf; the "
+                "paper uses 0.5 and 5."
             )
 
     def weights(self, tokens: OldTokens) -> Tensor:

@@ -25,8 +25,8 @@ class TruncatedConfig(ImportanceConfig):
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if not self.cap >= 1:
-            raise ValueError(f"importance.cap={self.cap}: expected 1 or more; 2 is usual.")
+        if not 1 <= self.cap < math.inf:
+            raise ValueError(f"importance.cap={self.cap}: expected a finite factor of 1 or more; 2 is usual.")
 
     def weights(self, tokens: OldTokens) -> Tensor:
         """(S,) in [0, cap]."""

@@ -1,5 +1,6 @@
 """Overlong shaping: a reward that falls before the token limit cuts the rollout off (DAPO)."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +20,10 @@ class ShapingConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.overlong_buffer < 0 or not self.overlong_penalty >= 0:
+        if self.overlong_buffer < 0 or not 0 <= self.overlong_penalty < math.inf:
             raise ValueError(
                 f"shaping.overlong_buffer={self.overlong_buffer}, shaping.overlong_penalty={self.overlong_penalty}: "
-                "expected 0 or more."
+                "expected 0 or more, finite."
             )
 
 

@@ -20,8 +20,8 @@ class CispoConfig(SurrogateConfig):
 
     def __post_init__(self) -> None:
         """Check the range."""
-        if not self.epsilon_high > 0:
-            raise ValueError(f"surrogate.epsilon_high={self.epsilon_high}: expected more than 0.")
+        if not 0 < self.epsilon_high < math.inf:
+            raise ValueError(f"surrogate.epsilon_high={self.epsilon_high}: expected a finite bound above 0.")
 
     def terms(self, log_probs: Tensor, tokens: OldTokens) -> SurrogateTerms:
         """See `cispo_surrogate`."""

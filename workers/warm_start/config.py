@@ -21,6 +21,8 @@ class WarmStartModelConfig:
     """Share the embedding with the LM head."""
     initializer_range: float = 0.04
     """Deviation of the initial weights."""
+    talkative: bool = False
+    """Lessons in free wording: tokens on which the policy is undecided and nothing depends."""
     steps: int = 1500
     """Supervised steps."""
     batch_size: int = 32

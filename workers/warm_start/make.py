@@ -101,7 +101,7 @@ def teach(config: WarmStartModelConfig, *, seed: int, folder: Path) -> Iterator[
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(config, step))
     for step in range(config.steps):
-        token_ids, labels = example_batch(tokenizer, random, size=config.batch_size)
+        token_ids, labels = example_batch(tokenizer, random, size=config.batch_size, talkative=config.talkative)
         logits = model(input_ids=token_ids, use_cache=False).logits
         loss = functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORE)
         loss.backward()
@@ -143,11 +143,13 @@ def learning_rate_factor(config: WarmStartModelConfig, step: int) -> float:
     return min((step + 1) / config.warmup_steps, 1.0) * cosine
 
 
-def example_batch(tokenizer: PreTrainedTokenizerBase, random: Random, *, size: int) -> tuple[Tensor, Tensor]:
+def example_batch(
+    tokenizer: PreTrainedTokenizerBase, random: Random, *, size: int, talkative: bool
+) -> tuple[Tensor, Tensor]:
     """Token ids (B, T) and labels (B, T) of freshly drawn worked examples; loss on the answers only."""
     rows, starts = [], []
     for _ in range(size):
-        prompt, response = worked_example(random)
+        prompt, response = worked_example(random, talkative=talkative)
         prompt_ids, response_ids = tokenizer.encode(prompt), tokenizer.encode(response)
         rows.append([*prompt_ids, *response_ids, tokenizer.eos_token_id])
         starts.append(len(prompt_ids))

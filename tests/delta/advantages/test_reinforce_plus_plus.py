@@ -96,6 +96,14 @@ def test_unjudged_rollout_neither_counts_nor_gets_an_advantage(junk: float, grou
 
 
 @BASELINES
+@pytest.mark.parametrize("unjudged", [0.0, 9.0])
+def test_judged_ties_get_zeros_whatever_the_unjudged_reward(unjudged: float, group_baseline: bool) -> None:
+    rewards, judged = torch.tensor([[1780 / 1999] * 15 + [unjudged]]), torch.tensor([[True] * 15 + [False]])
+    advantages = whitened_advantages(rewards, judged, group_baseline=group_baseline)
+    assert torch.equal(advantages, torch.zeros(1, 16))
+
+
+@BASELINES
 @pytest.mark.parametrize("judged", [[[False] * 3], [[True, False, False]]], ids=["none", "one"])
 def test_batch_with_at_most_one_judged_rollout_gets_zeros(judged: list[list[bool]], group_baseline: bool) -> None:
     rewards = torch.tensor([[1.0, 0.0, 0.5]])

@@ -55,6 +55,12 @@ def test_unjudged_rollout_neither_counts_nor_gets_an_advantage(junk: float) -> N
     torch.testing.assert_close(leave_one_out_advantages(rewards, judged), torch.tensor([[0.75, -0.75, 0.0, 0.0]]))
 
 
+@pytest.mark.parametrize("unjudged", [0.0, 9.0])
+def test_judged_ties_get_zeros_whatever_the_unjudged_reward(unjudged: float) -> None:
+    rewards, judged = torch.tensor([[1780 / 1999] * 15 + [unjudged]]), torch.tensor([[True] * 15 + [False]])
+    assert torch.equal(leave_one_out_advantages(rewards, judged), torch.zeros(1, 16))
+
+
 @pytest.mark.parametrize("judged", [[[False] * 3], [[True, False, False]]], ids=["none", "one"])
 def test_rollout_without_a_judged_sibling_gets_zero(judged: list[list[bool]]) -> None:
     rewards = torch.tensor([[1.0, 0.0, 0.5]])

@@ -143,6 +143,16 @@ def test_a_vector_that_is_not_finite_is_flagged_as_unusable(bad: float) -> None:
     assert torch.isfinite(space.advantage_sums()).all()
 
 
+@pytest.mark.parametrize("refinements", [0, 1, 3])
+def test_vectors_are_swept_over_twice_a_round_and_once_more(refinements: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    space = fill(RowProxy(), head_batch(8))
+    sweeps = []
+    chunks = RowCache.chunks
+    monkeypatch.setattr(RowCache, "chunks", lambda self: (sweeps.append(self), chunks(self))[1])
+    estimate_credit(space, neutral_tokens=0, refinements=refinements)
+    assert len(sweeps) == 2 * refinements + 1
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("budget", [None, 20_000, 0])

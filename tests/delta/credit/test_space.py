@@ -218,8 +218,9 @@ def test_an_unusable_token_is_in_no_sum(space: str, bad: float) -> None:
     batch = head_batch(85)
     broken = batch.hidden.clone()
     broken[7, 1] = bad
-    filled = new_space(space, batch)
-    filled.append(broken, batch.log_probs, batch.targets, batch.advantages)
+    filled, log_probs = new_space(space, batch), batch.log_probs
+    for part in torch.arange(40).split([5, 20, 15]):
+        filled.append(broken[part], log_probs[part], batch.targets[part], batch.advantages[part])
     assert torch.nonzero(~filled.usable).flatten().tolist() == [7]
     keep = torch.arange(40) != 7
     vectors, sides = dense(space, batch)[keep].tolist(), (batch.advantages > 0)[keep].tolist()

@@ -120,3 +120,16 @@ def test_single_operations_are_taught_right() -> None:
     assert single
     for prompt, response in single:
         assert value_of(prompt[:-1]) == committed(response)
+
+
+def test_a_talkative_pupil_works_as_the_other_and_adds_words_that_decide_nothing() -> None:
+    plain, talkative = Random(5), Random(5)
+    for _ in range(200):
+        state = talkative.getstate()
+        plain.setstate(state)
+        prompt, response = worked_example(plain)
+        same_prompt, wordy = worked_example(talkative, talkative=True)
+        *steps, answer = wordy.split("\n")
+        assert same_prompt == prompt
+        assert all(re.fullmatch(r"[a-z]+ [-+*/=\d]+[.!;,]", step) for step in steps)
+        assert "\n".join([*(step.split(" ")[1][:-1] for step in steps), answer]) == response

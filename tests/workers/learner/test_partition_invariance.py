@@ -197,7 +197,7 @@ def test_ranks_and_micro_batches_change_nothing(ray_cluster, make_model, tmp_pat
 
 
 async def learn_with_each(model_path: Path, groups: list[RolloutGroup], config: LearnerConfig):
-    """Credit and metrics of an update with each algorithm, one after the other: each starts where the last one ended."""
+    """Credit and metrics of an update with each algorithm; each starts from the policy that the last one left."""
     # The policy moves on while the rollouts stay: engine and learner are meant to differ here.
     learners = await start(model_path, config, ALGORITHMS["GRPO with KL and entropy"], mismatch_limit=1e6)
     try:

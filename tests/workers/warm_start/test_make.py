@@ -46,7 +46,7 @@ def test_loss_is_on_the_answers_only():
     from random import Random
 
     tokenizer = byte_tokenizer()
-    token_ids, labels = example_batch(tokenizer, Random(0), size=8)
+    token_ids, labels = example_batch(tokenizer, Random(0), size=8, talkative=False)
     for row, label in zip(token_ids, labels, strict=True):
         text = tokenizer.decode(row[label >= 0])
         prompt = tokenizer.decode(row[: int((label >= 0).nonzero()[0])])
