@@ -74,8 +74,8 @@ class DiscriminativeConfig(CreditConfig):
             raise ValueError(
                 f"credit.temperature={self.temperature}: expected more than 0, or null for the margins' deviation."
             )
-        if not self.device_cache_gib >= 0:
-            raise ValueError(f"credit.device_cache_gib={self.device_cache_gib}: expected 0 or more.")
+        if not 0 <= self.device_cache_gib < float("inf"):
+            raise ValueError(f"credit.device_cache_gib={self.device_cache_gib}: expected 0 or more, finite.")
 
     def new_space(self, logits: Logits) -> TokenSpace:
         """A cache for the vectors of one batch."""

@@ -26,6 +26,7 @@ import json
 import math
 import multiprocessing
 import statistics
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -57,6 +58,7 @@ def in_own_process(setting: Setting, size: int, variant: str) -> Measured:
     """`measure` in a fresh process, forked from one that has imported everything and computed nothing."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([credit_variants.__name__])
+    print(f"{size} tokens, {variant} ...", file=sys.stderr, flush=True)
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(measure, setting, size, variant).result()
 

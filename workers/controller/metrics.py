@@ -71,6 +71,8 @@ class JsonLines:
 
     def cut(self, *, last_step: int) -> None:
         """Forget the rows after `last_step`: a resumed run writes them anew."""
+        if not self._path.exists():
+            return
         kept = [row for row in self.rows() if row["step"] <= last_step]
         self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
 
