@@ -80,7 +80,10 @@ class RowCache:
 
 def _finite(rows: Tensor) -> Tensor:
     """(S,) bool; a NaN fails every comparison."""
-    return rows.abs().amax(dim=1) < torch.inf if rows.numel() else rows.new_ones(len(rows), dtype=torch.bool)
+    # One number tells of most chunks that all rows are: a NaN or infinity reaches it. It may also overflow itself.
+    if not rows.numel() or torch.isfinite(rows.sum(dtype=accumulation_dtype(rows.dtype))):
+        return rows.new_ones(len(rows), dtype=torch.bool)
+    return rows.abs().amax(dim=1) < torch.inf
 
 
 def chunk_rows(width: int, device: torch.device) -> int:

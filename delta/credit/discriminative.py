@@ -109,6 +109,8 @@ class DiscriminativeConfig(CreditConfig):
                 "credit/degenerate": float(found.degenerate),
                 "credit/temperature_positive": found.temperatures[0],
                 "credit/temperature_negative": found.temperatures[1],
+                "credit/lambda_positive": found.side_means[0],
+                "credit/lambda_negative": found.side_means[1],
                 "credit/unusable_tokens": float(found.unusable_tokens),
             },
         )
@@ -128,6 +130,9 @@ class SidedCredit:
     """gamma of the sides (+, -)."""
     unusable_tokens: int
     """Tokens of the global batch whose vector was not finite; they count as neutral."""
+    side_means: tuple[float, float] = (1.0, 1.0)
+    """Mean coefficient of the sides (+, -) in the global batch; far apart, credit weights sides rather than
+    tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,12 +268,14 @@ def estimate_credit(
 
     total = all_reduce((raw * space.usable).sum().reshape(1)) + lambda_min * counts[2]
     mean = (total / counts[:3].sum()).item()
+    side_means = (sides.mean(raw) / mean).tolist()
     return SidedCredit(
         (raw / mean).float(),
         lambda_min / mean,
         False,
         (gamma[0].item(), gamma[1].item()),
         int(counts[3]),
+        (side_means[0], side_means[1]),
     )
 
 

@@ -57,6 +57,7 @@ class Setting:
     max_model_tokens: int | None
     max_credit_s: float
     threads: int
+    clock: str
     seed: int
 
     @property
@@ -107,7 +108,7 @@ class Bench:
     def clock(self) -> float:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter()
+        return time.process_time() if self.setting.clock == "cpu" else time.perf_counter()
 
     @torch.no_grad()
     def old_pass(self, part: Part) -> TokenStatistics:

@@ -85,6 +85,26 @@ def test_hand_worked_temperatures_are_of_the_plus_and_the_minus_side() -> None:
     assert not credit.degenerate
 
 
+def test_side_means_are_those_of_the_coefficients() -> None:
+    vectors, advantages = random_tokens(5, tokens=300, neutral=0.4)
+    vectors[0] = torch.nan
+    advantages[0] = 1.0
+    sided = advantages != 0
+    credit = estimate_credit(row_space(vectors[sided], advantages[sided]), neutral_tokens=int((~sided).sum()))
+    usable = torch.arange(int(sided.sum())) > 0
+    for mean, side in zip(credit.side_means, (advantages[sided] > 0, advantages[sided] < 0), strict=True):
+        assert mean == pytest.approx(credit.coefficients[side & usable].double().mean().item(), abs=1e-6)
+
+
+def test_certain_tokens_are_told_apart_by_the_centroids_alone() -> None:
+    # A token of probability 1 has the vector 0 and the margin |mu_other|^2 - |mu_own|^2, whatever it is: the side with
+    # the shorter centroid gets the larger coefficients. The paper's formula says so; the metrics show it.
+    vectors = torch.tensor([[3.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    advantages = torch.tensor([1.0, 1.0, 1.0, -1.0, -1.0, -1.0])
+    coefficients = discriminative_coefficients(vectors, advantages, refinements=0)
+    assert coefficients[1] == coefficients[2] < coefficients[4] == coefficients[5]
+
+
 def test_temperature_does_not_fall_below_its_floor() -> None:
     # A thousandth of the hand-worked vectors: margins and deviations are a millionth, 12e-6 and 9e-6.
     raw = torch.tensor([0.8 + 0.4 * sigmoid(x * 1e-6 / 1e-4) for x in (3, 27, 21, 3)] + [0.8])
@@ -495,10 +515,14 @@ def test_metrics_tell_temperatures_and_unusable_tokens() -> None:
     space = row_space(torch.cat([HAND_VECTORS[:4], torch.tensor([[math.nan]])]), torch.tensor([3.0, 1.0, -1, -2, 5.0]))
     tokens = make_old_tokens([1] * 5, advantages=[3.0, 1.0, -1.0, -2.0, 5.0])
     metrics = DiscriminativeConfig(refinements=0).estimate(CreditInputs(tokens=tokens, space=space)).metrics
+    raw = [0.8 + 0.4 * sigmoid(x) for x in (3 / 12, 27 / 12, 21 / 9, 3 / 9)]
+    mean = (sum(raw) + 0.8) / 5
     assert metrics == {
         "credit/degenerate": 0.0,
         "credit/temperature_positive": pytest.approx(12.0),
         "credit/temperature_negative": pytest.approx(9.0),
+        "credit/lambda_positive": pytest.approx((raw[0] + raw[1]) / 2 / mean),
+        "credit/lambda_negative": pytest.approx((raw[2] + raw[3]) / 2 / mean),
         "credit/unusable_tokens": 1.0,
     }
 

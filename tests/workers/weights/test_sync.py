@@ -7,8 +7,9 @@ import pytest
 import ray
 
 from delta.advantages import GroupAdvantageConfig
+from delta.aggregations import TokenMeanConfig
 from delta.credit import UniformConfig
-from delta.losses import ClippedConfig
+from delta.surrogates import ClippedConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.group import LearnerGroup
 from workers.learner.learner import AlgorithmConfig
@@ -35,7 +36,12 @@ async def differences(engine_model, learner_model, *, num_workers: int) -> tuple
         await asyncio.gather(
             learners.set_up(
                 str(learner_model),
-                AlgorithmConfig(advantage=GroupAdvantageConfig(), credit=UniformConfig(), loss=ClippedConfig()),
+                AlgorithmConfig(
+                    advantage=GroupAdvantageConfig(),
+                    credit=UniformConfig(),
+                    surrogate=ClippedConfig(),
+                    aggregation=TokenMeanConfig(),
+                ),
                 dtype="float32",
                 temperature=1.0,
                 mismatch_limit=1e-3,
