@@ -112,7 +112,7 @@ ALGORITHMS = {
         credit=UniformConfig(),
         surrogate=GspoConfig(),
         aggregation=SequenceMeanConfig(),
-        importance=MaskedConfig(level=Level.sequence),
+        importance=MaskedConfig(level=Level.sequence, low=1e-9, high=1e9),  # the policy has moved far by then
     ),
     "SAPO, shaped": replace(
         DELTA,
