@@ -29,7 +29,7 @@ The inputs come in float32 or wider, whatever was appended: cast them to what th
 """
 
 
-class LastLayerProxy:
+class LastLayerProxy(Members):
     """The space of the last-layer gradients (see `TokenSpace`); it keeps hidden states, (S, H), and tokens."""
 
     needs_lm_head = True
@@ -43,7 +43,7 @@ class LastLayerProxy:
         """
         self._logits = logits
         self._cache = RowCache() if cache is None else cache
-        self._members = Members()
+        super().__init__()
         self._targets: list[Tensor] = []
         self._hidden_size = 0
         self._dtype = torch.float32
@@ -59,18 +59,8 @@ class LastLayerProxy:
         hidden = hidden.masked_fill(~torch.isfinite(log_probs).unsqueeze(1), torch.nan)
         hidden, usable = self._cache.append(hidden)
         self._hidden_size, self._dtype = hidden.shape[1], accumulation_dtype(hidden.dtype)
-        self._members.append(advantages, usable)
+        self._admit(advantages, usable)
         self._targets.append(targets)
-
-    @property
-    def advantages(self) -> Tensor:
-        """(S,) float64."""
-        return self._members.advantages
-
-    @property
-    def usable(self) -> Tensor:
-        """(S,) bool."""
-        return self._members.usable
 
     def advantage_sums(self) -> Tensor:
         """(2, V, H)."""

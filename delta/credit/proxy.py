@@ -26,7 +26,7 @@ def token_vectors(hidden: Tensor, log_probs: Tensor) -> Tensor:
     return hidden * -torch.expm1(log_probs).unsqueeze(-1).to(hidden.dtype)
 
 
-class RowProxy:
+class RowProxy(Members):
     """The space of the row proxies, cached as they come (see `TokenSpace`)."""
 
     needs_lm_head = False
@@ -34,7 +34,7 @@ class RowProxy:
     def __init__(self, cache: RowCache | None = None) -> None:
         """Start empty; `cache` decides precision and place of the vectors."""
         self._cache = RowCache() if cache is None else cache
-        self._members = Members()
+        super().__init__()
         self._advantage_sums: Tensor | None = None
 
     def append(self, hidden: Tensor, log_probs: Tensor, targets: Tensor, advantages: Tensor) -> None:
@@ -47,7 +47,7 @@ class RowProxy:
         check_shape(vectors, "S H")
         check_shape(advantages, "S", S=vectors.shape[0])
         vectors, usable = self._cache.append(vectors)
-        self._members.append(advantages, usable)
+        self._admit(advantages, usable)
         if self._advantage_sums is None:
             self._advantage_sums = vectors.new_zeros(2, vectors.shape[1], dtype=torch.float64)
         # The first of the sweeps is for free while the vectors are warm.
@@ -56,16 +56,6 @@ class RowProxy:
         parts = (torch.split(tensor, rows) for tensor in (vectors, weights, advantages > 0))
         for chunk, share, positive in zip(*parts, strict=True):
             self._advantage_sums += _side_sums(chunk, share, positive)
-
-    @property
-    def advantages(self) -> Tensor:
-        """(S,) float64."""
-        return self._members.advantages
-
-    @property
-    def usable(self) -> Tensor:
-        """(S,) bool."""
-        return self._members.usable
 
     def advantage_sums(self) -> Tensor:
         """(2, H) float64."""

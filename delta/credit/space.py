@@ -48,15 +48,15 @@ class TokenSpace(Protocol):
 
 
 class Members:
-    """Who is in a space: advantages, and whether each token's vector is usable."""
+    """Base of the spaces: who is in them, and whether each token's vector is usable."""
 
     def __init__(self) -> None:
         """Start empty."""
         self._advantages: list[Tensor] = []
         self._usable: list[Tensor] = []
 
-    def append(self, advantages: Tensor, usable: Tensor) -> None:
-        """Take in tokens."""
+    def _admit(self, advantages: Tensor, usable: Tensor) -> None:
+        """Note further tokens."""
         self._advantages.append(advantages.detach().double())
         self._usable.append(usable)
 

@@ -27,6 +27,7 @@ from launch.preflight import prepare
 from launch.report import PHASES
 from launch.schema import register
 from workers.cluster import local_cluster
+from workers.controller.collection import Collector
 from workers.controller.console import RunConsole
 from workers.controller.loop import Controller
 from workers.controller.trajectory import versions
@@ -42,15 +43,24 @@ class BenchController(Controller):
 
     async def begin(self):
         await self.start()
+        if self.lengths is not None:
+            self._collector = LengthCollector(
+                self._config, self._sampler, rollouts=self._rollouts, verifiers=self._verifiers
+            )
+            self._collector.lengths = self.lengths
         await self._publish(0)
 
     async def set_credit(self, credit):
         await self._learners.set_algorithm(replace(self._config.algorithm, credit=credit))
 
-    def _request(self, step, group, index, prompt):
-        request = super()._request(step, group, index, prompt)
-        if self.lengths is None:
-            return request
+
+class LengthCollector(Collector):
+    """Answers have the lengths of a schedule, whatever the policy says."""
+
+    lengths: list[int]
+
+    def request(self, step, group, index, prompt):
+        request = super().request(step, group, index, prompt)
         place = (step * self._config.rollout.prompts_per_step + group) * self._config.rollout.group_size + index
         return type(request)(
             request.prompt_token_ids,

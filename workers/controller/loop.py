@@ -4,7 +4,6 @@ The controller schedules and accounts. It never touches tensors of model size an
 """
 
 import asyncio
-import hashlib
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,11 +15,12 @@ import numpy as np
 from delta.data.sampler import PromptSampler
 from delta.diagnostics import batch_metrics, check_mismatch
 from delta.errors import StorageError, WorkerError
-from delta.types import Prompt, Rollout, RolloutGroup, UpdateReport, Verdict
+from delta.types import Prompt, UpdateReport
 from workers.controller.checkpoints import FORMAT, CheckpointStore, Manifest, sizes
+from workers.controller.collection import Collected, Collector, rollout_seed
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
-from workers.controller.evaluation import Evaluation, Scored, summarize
+from workers.controller.evaluation import Evaluation, summarize
 from workers.controller.interruption import Interrupted, Interruption
 from workers.controller.metrics import JsonLines, Row, Tracker
 from workers.controller.trajectory import check_same_trajectory, trajectory_of, versions
@@ -43,26 +43,6 @@ class RunData:
 
     train: Sequence[Prompt]
     held_out: Sequence[Prompt]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Collected:
-    """A step's groups, and the seconds it took to get them."""
-
-    groups: list[RolloutGroup]
-    """To train on."""
-    filtered: list[RolloutGroup]
-    """Left out, because their rewards are all equal."""
-    rounds: int
-    """Times that prompts were sampled."""
-    generate_s: float
-    score_s: float
-    """From the last rollout to the last verdict; the rest of scoring is hidden behind generation."""
-
-    @property
-    def sampled(self) -> list[RolloutGroup]:
-        """All groups of the step."""
-        return [*self.groups, *self.filtered]
 
 
 class Controller:
@@ -127,7 +107,9 @@ class Controller:
     async def step(self, step: int) -> Row:
         """One step of the algorithm: prompts, scored groups, update, new policy everywhere; its metrics."""
         started = time.perf_counter()
-        collected = await self._interruption.abandon(self._collect(step))  # N prompts, N groups of G scored rollouts
+        collected = await self._interruption.abandon(
+            self._collector.collect(step, taken=self._taken)
+        )  # N prompts, N groups of G scored rollouts
         # From here the step is all or nothing: weights, engines and metrics move on together.
         report = await self._learners.update(collected.groups, policy_version=step)  # credit, then optimizer steps
         updated = time.perf_counter()
@@ -161,6 +143,7 @@ class Controller:
                 self._verifiers.ready(),
             )
             await self._learners.connect(self._rollouts.actors)
+        self._collector = Collector(config, self._sampler, rollouts=self._rollouts, verifiers=self._verifiers)
         self._check_space(parameters)
         self._console.say(
             f"policy: {parameters:,} parameters | {len(self._data.train):,} problems to train on, "
@@ -181,85 +164,6 @@ class Controller:
         self._filtered.cut(last_step=self._step)
         await self._publish(self._step)
         return self._step
-
-    async def _collect(self, step: int) -> Collected:
-        """Sample a group for each prompt; where asked to, replace the groups without a signal by others, within bounds.
-
-        The prompts that a step takes, and what is sampled for them, are functions of the position in the stream, so a
-        resumed run repeats them. If no group has a signal the step trains on what it sampled first.
-        """
-        wanted, refills = self._config.rollout.prompts_per_step, self._config.rollout.max_refills
-        started = time.perf_counter()
-        prompts: list[Prompt] = []
-        kept: list[RolloutGroup] = []
-        filtered: list[RolloutGroup] = []
-        rounds, score_s = 0, 0.0
-        while rounds <= refills and len(kept) < wanted:
-            fresh = self._sampler.take(self._taken + len(prompts), wanted - len(kept))
-            prompts += fresh
-            groups, seconds = await self._sample_groups(step, prompts, first=len(prompts) - len(fresh))
-            score_s += seconds
-            rounds += 1
-            for group in groups:
-                (kept if refills == 0 or group.is_mixed else filtered).append(group)
-        if not kept:
-            kept, filtered = filtered[:wanted], filtered[wanted:]
-        self._check_failures([verdict for group in (*kept, *filtered) for verdict in group.verdicts])
-        return Collected(
-            groups=kept,
-            filtered=filtered,
-            rounds=rounds,
-            generate_s=time.perf_counter() - started - score_s,
-            score_s=score_s,
-        )
-
-    async def _sample_groups(
-        self, step: int, prompts: Sequence[Prompt], *, first: int
-    ) -> tuple[list[RolloutGroup], float]:
-        """Scored groups for the step's prompts from number `first` on, and the seconds scoring took in the end."""
-        group_size = self._config.rollout.group_size
-        tasks = [
-            RolloutTask(group, index, self._request(step, group, index, prompts[group]))
-            for group in range(first, len(prompts))
-            for index in range(group_size)
-        ]
-        scored, generated = await self._sample_and_score(tasks, prompts)
-        score_s = time.perf_counter() - generated
-        by_place = {(rollout.group, rollout.index): (rollout, verdict) for rollout, verdict in scored}
-        groups = []
-        for group in range(first, len(prompts)):
-            rollouts, verdicts = zip(*(by_place[group, index] for index in range(group_size)), strict=True)
-            groups.append(RolloutGroup(prompts[group], rollouts, verdicts))
-        return groups, score_s
-
-    def _request(self, step: int, group: int, index: int, prompt: Prompt) -> SamplingRequest:
-        """What to ask the engine for one rollout of a training step."""
-        return SamplingRequest(
-            prompt.token_ids,
-            self._config.rollout.temperature,
-            self._config.rollout.max_new_tokens,
-            rollout_seed(self._config.seed, step, group, index),
-        )
-
-    async def _sample_and_score(
-        self, tasks: Sequence[RolloutTask], prompts: Sequence[Prompt]
-    ) -> tuple[list[Scored], float]:
-        """Scored rollouts in no particular order, and the time at which the last one was sampled."""
-
-        async def score(lot: list[Rollout]) -> list[Scored]:
-            verdicts = await self._verifiers.score([(rollout.text, prompts[rollout.group].answer) for rollout in lot])
-            return list(zip(lot, verdicts, strict=True))
-
-        scoring: list[asyncio.Task[list[Scored]]] = []
-        try:
-            async for lot in self._rollouts.generate(tasks):
-                scoring.append(asyncio.create_task(score(lot)))
-            generated = time.perf_counter()
-            scored = await asyncio.gather(*scoring)
-        finally:
-            for task in scoring:
-                task.cancel()
-        return [pair for lot in scored for pair in lot], generated
 
     async def _publish(self, policy_version: int) -> None:
         """Move the weights to every engine, and make sure that they arrived.
@@ -314,7 +218,7 @@ class Controller:
             for group, prompt in enumerate(prompts)
             for index in range(1 + config.evaluation.samples)
         ]
-        scored, _ = await self._sample_and_score(tasks, prompts)
+        scored, _ = await self._collector.sample_and_score(tasks, prompts)
         scored.sort(key=lambda pair: (pair[0].group, pair[0].index))
         greedy = [pair for pair in scored if pair[0].index == 0]
         sampled = [pair for pair in scored if pair[0].index > 0]
@@ -362,16 +266,6 @@ class Controller:
         self._console.step(row, steps=self._config.steps)
         self._tracker.log(row, step=self._step)
 
-    def _check_failures(self, verdicts: Sequence[Verdict]) -> None:
-        failed = [verdict for verdict in verdicts if not verdict.outcome.is_judgement]
-        limit = self._config.verifier.max_failure_rate
-        if len(failed) > limit * len(verdicts):
-            raise WorkerError(
-                f"the verifiers could not judge {len(failed)} of {len(verdicts)} answers (for example "
-                f"{failed[0].outcome.value}: {failed[0].detail}); expected at most "
-                f"verifier.max_failure_rate={limit:g}. Rewards would say more about the verifier than about the policy."
-            )
-
     def _check_space(self, parameters: int) -> None:
         needed = parameters * BYTES_PER_PARAMETER * (self._config.checkpoint.keep + 1)
         free = shutil.disk_usage(self._run_dir).free
@@ -402,9 +296,3 @@ def is_complete(config: TrainConfig, *, data: RunData, run_dir: Path) -> bool:
         and evaluations[-1:] != []
         and evaluations[-1]["step"] == manifest.step
     )
-
-
-def rollout_seed(seed: int, step: int, group: int, index: int) -> int:
-    """The sampling seed of a rollout: a function of its place in the run, so that a resumed run repeats it."""
-    digest = hashlib.blake2b(f"{seed}/{step}/{group}/{index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) % 2**31

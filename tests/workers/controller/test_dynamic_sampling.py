@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 
 from delta.data.arithmetic import ArithmeticConfig
+from delta.data.sampler import PromptSampler
 from delta.types import FinishReason, Outcome, Rollout, Verdict
 from tests.factories import make_prompt
+from workers.controller.collection import Collector
 from workers.controller.config import TrainConfig
-from workers.controller.console import RunConsole
-from workers.controller.loop import Controller, RunData
-from workers.controller.metrics import LoggerConfig, WandbMode
 from workers.learner.config import LearnerConfig
 from workers.rollout.config import RolloutConfig
 from workers.warm_start.config import WarmStartModelConfig
@@ -57,47 +56,41 @@ class FakeVerifiers:
         return verdicts
 
 
-def controller(tmp_path, *, mixed, max_refills, taken=0):
+def collector(*, mixed, max_refills):
     config = TrainConfig(
         model=WarmStartModelConfig(),
         data=ArithmeticConfig(),
         rollout=RolloutConfig(prompts_per_step=WANTED, group_size=2, max_refills=max_refills),
         learner=LearnerConfig(updates_per_step=2),
-        logger=LoggerConfig(wandb=WandbMode.disabled),
     )
-    prompts = [make_prompt([number], id=str(number)) for number in range(50)]
-    made = Controller(
-        config,
-        model_path=tmp_path,
-        data=RunData(train=prompts, held_out=[]),
-        run_dir=tmp_path,
-        console=RunConsole(quiet=True),
-    )
-    made._rollouts, made._verifiers, made._taken = FakeRollouts(), FakeVerifiers(mixed), taken
-    return made
+    return Collector(config, prompts(), rollouts=FakeRollouts(), verifiers=FakeVerifiers(mixed))
 
 
-def stream(tmp_path, count, first=0):
+def prompts():
+    return PromptSampler([make_prompt([number], id=str(number)) for number in range(50)], seed=1)
+
+
+def stream(count, first=0):
     """Numbers of the prompts in the order in which they are taken."""
-    return [int(prompt.id) for prompt in controller(tmp_path, mixed=set(), max_refills=0)._sampler.take(first, count)]
+    return [int(prompt.id) for prompt in prompts().take(first, count)]
 
 
 def numbers(groups):
     return [int(group.prompt.id) for group in groups]
 
 
-def test_without_refills_every_group_is_trained_on(tmp_path):
-    collected = asyncio.run(controller(tmp_path, mixed=set(), max_refills=0)._collect(0))
-    assert numbers(collected.groups) == stream(tmp_path, WANTED)
+def test_without_refills_every_group_is_trained_on():
+    collected = asyncio.run(collector(mixed=set(), max_refills=0).collect(0, taken=0))
+    assert numbers(collected.groups) == stream(WANTED)
     assert collected.filtered == []
     assert collected.rounds == 1
 
 
-def test_groups_without_a_signal_are_replaced_until_there_are_enough(tmp_path):
-    order = stream(tmp_path, 12)
+def test_groups_without_a_signal_are_replaced_until_there_are_enough():
+    order = stream(12)
     mixed = {order[1], order[3], order[4], order[7], order[8]}
-    made = controller(tmp_path, mixed=mixed, max_refills=5)
-    collected = asyncio.run(made._collect(0))
+    made = collector(mixed=mixed, max_refills=5)
+    collected = asyncio.run(made.collect(0, taken=0))
     # 4 prompts hold 2 mixed groups, the next 2 hold 1, the next 1 none, the next 1 the last.
     assert numbers(collected.groups) == [order[1], order[3], order[4], order[7]]
     assert numbers(collected.filtered) == [order[0], order[2], order[5], order[6]]
@@ -106,26 +99,26 @@ def test_groups_without_a_signal_are_replaced_until_there_are_enough(tmp_path):
     assert sorted(numbers(collected.sampled)) == sorted(order[:8])
 
 
-def test_the_number_of_rounds_is_bounded_and_what_exists_is_trained_on(tmp_path):
-    order = stream(tmp_path, 12)
-    collected = asyncio.run(controller(tmp_path, mixed={order[2]}, max_refills=2)._collect(0))
+def test_the_number_of_rounds_is_bounded_and_what_exists_is_trained_on():
+    order = stream(12)
+    collected = asyncio.run(collector(mixed={order[2]}, max_refills=2).collect(0, taken=0))
     assert numbers(collected.groups) == [order[2]]
     assert len(collected.filtered) == 3 + 3 + 3
     assert collected.rounds == 3
 
 
-def test_if_no_group_has_a_signal_the_first_ones_are_trained_on(tmp_path):
-    order = stream(tmp_path, 12)
-    collected = asyncio.run(controller(tmp_path, mixed=set(), max_refills=1)._collect(0))
+def test_if_no_group_has_a_signal_the_first_ones_are_trained_on():
+    order = stream(12)
+    collected = asyncio.run(collector(mixed=set(), max_refills=1).collect(0, taken=0))
     assert numbers(collected.groups) == order[:WANTED]
     assert numbers(collected.filtered) == order[WANTED : 2 * WANTED]
 
 
-def test_every_rollout_of_a_step_has_its_own_seed_and_a_repeated_step_the_same_ones(tmp_path):
-    order = stream(tmp_path, 12, first=7)
-    first, second = (controller(tmp_path, mixed=set(order[4:8]), max_refills=3, taken=7) for _ in range(2))
+def test_every_rollout_of_a_step_has_its_own_seed_and_a_repeated_step_the_same_ones():
+    order = stream(12, first=7)
+    first, second = (collector(mixed=set(order[4:8]), max_refills=3) for _ in range(2))
     for made in (first, second):
-        asyncio.run(made._collect(3))
+        asyncio.run(made.collect(3, taken=7))
     asked = [task for tasks in first._rollouts.asked for task in tasks]
     assert first._rollouts.asked == second._rollouts.asked
     assert len({seed for _, _, seed in asked}) == len(asked)
