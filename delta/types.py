@@ -40,6 +40,39 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class MathAnswer:
+    """The reference of a math problem: its final answer, plain or LaTeX."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTests:
+    """The reference of a programming problem: Python source whose asserts call the function that was asked for."""
+
+    source: str
+    entry_point: str
+
+
+@dataclass(frozen=True, slots=True)
+class StdioCase:
+    """What a program reads from its standard input and must write to its standard output."""
+
+    stdin: str
+    stdout: str
+
+
+@dataclass(frozen=True, slots=True)
+class StdioTests:
+    """The reference of a competition problem."""
+
+    cases: tuple[StdioCase, ...]
+
+
+Reference = MathAnswer | FunctionTests | StdioTests
+
+
+@dataclass(frozen=True, slots=True)
 class Prompt:
     """One problem: what the policy reads (as text and as token ids) and the reference answer it never sees."""
 
@@ -75,6 +108,9 @@ class Verdict:
     reward: float
     detail: str = ""
     seconds: float = 0.0
+    """Execution: from the moment a worker began, which is when its deadline begins."""
+    queue_seconds: float = 0.0
+    """Waiting and travelling, before and after."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
