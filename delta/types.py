@@ -40,13 +40,6 @@ class Outcome(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class MathAnswer:
-    """The reference of a math problem: its final answer, plain or LaTeX."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class FunctionTests:
     """The reference of a programming problem: Python source whose asserts call the function that was asked for."""
 
@@ -69,7 +62,33 @@ class StdioTests:
     cases: tuple[StdioCase, ...]
 
 
-Reference = MathAnswer | FunctionTests | StdioTests
+@dataclass(frozen=True, slots=True)
+class PluginAnswer:
+    """The reference of a task with a judge of its own."""
+
+    judge: str
+    """Python path of the judge, `package.module.function`; see `delta.rewards.plugin`."""
+    answer: str
+    """What the judge is given beside the response, as JSON."""
+
+
+Reference = str | FunctionTests | StdioTests | PluginAnswer
+"""What an answer is scored against; a text is the final answer of a math problem, plain or LaTeX."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One answer to score, with all that a reward may look at."""
+
+    response: str
+    answer: Reference = field(repr=False)
+    prompt: str = ""
+    tokens: int = 0
+    """Length of the response; 0 where nobody counted."""
+    max_tokens: int = 0
+    """Where responses are cut; 0 for nowhere."""
+    truncated: bool = False
+    """Whether this one was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +97,7 @@ class Prompt:
 
     id: str
     text: str
-    answer: str
+    answer: Reference
     token_ids: tuple[int, ...] = field(repr=False)
 
 
@@ -111,6 +130,8 @@ class Verdict:
     """Execution: from the moment a worker began, which is when its deadline begins."""
     queue_seconds: float = 0.0
     """Waiting and travelling, before and after."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """The reward's named parts before they are weighted; empty where the answer was not judged."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from delta.data.held_out import hash_fraction, is_reserved
 from delta.errors import DataError
-from delta.types import Prompt
+from delta.types import Prompt, Reference
 
 Encode = Callable[[str], list[int]]
 
@@ -19,7 +19,7 @@ class Problem:
 
     id: str
     prompt: str
-    answer: str
+    answer: Reference
 
 
 @dataclass(frozen=True, slots=True)
