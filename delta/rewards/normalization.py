@@ -47,6 +47,7 @@ _SCIENTIFIC = re.compile(
     r"(?:(?<=^)|(?<=[-+,(\[{=;]))([0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE]([-+]?[0-9]{1,4})(?=$|\s*[,)\]};%]|\\%|\s+[A-Za-z\\])"
 )
 _LETTER_TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
+_UPRIGHT = re.compile(r"\\(?:text(?:bf|rm|it|normal|sf)?|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
 _MODULE = re.compile(r"\b(?:np|numpy|math|sympy)\.(?=[a-z])")
 _WRAPPERS = (
     (r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("__", "__"), ("`", "`"), ('"', '"')
@@ -101,11 +102,15 @@ def normalize(text: str) -> str:
 
 def plain(text: str) -> str:
     r"""The text as words for comparison: no case, no `\text{...}` around parts, no brackets around all of it."""
-    text = re.sub(r"\\(?:text(?:bf|rm|it|normal|sf)?|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}", r" \1 ", text)
-    text = " ".join(text.split()).casefold().strip(_CLOSING_PUNCTUATION + "*")
+    text = unwrap(text).casefold().strip(_CLOSING_PUNCTUATION + "*")
     while len(text) > 1 and text[0] == "(" and text.find(")") == len(text) - 1:
         text = text[1:-1].strip()
     return re.sub(r"^(?:an?|the|option|choice)\s+(?=\S)", "", text).strip("() .")
+
+
+def unwrap(text: str) -> str:
+    r"""The text without `\text{...}` and other upright type around its parts."""
+    return " ".join(_UPRIGHT.sub(r" \1 ", text).split())
 
 
 def closing_brace(text: str, start: int) -> int:
