@@ -85,6 +85,8 @@ def _equivalent_keys(key: str, gold: _Gold, reader: Callable[[str], Reading | No
         return _same_text(key, gold.key) or math_verify_agrees(key, gold.key)
     if isinstance(expected, Words) or (isinstance(found, Words | None) and _CHOICE_LETTER.fullmatch(gold.key)):
         return _same_words(plain(gold.key), key)
+    if _CHOICE_LETTER.fullmatch(gold.key) and _CHOSEN.match(key):
+        return _same_words(plain(gold.key), key)
     if isinstance(found, Words) and unwrap(key) == gold.key:
         return True
     return found is not None and same(expected, found)
@@ -421,5 +423,6 @@ def _same_words(expected: str, key: str) -> bool:
 
 
 _CHOICE_LETTER = re.compile("[A-J]")
+_CHOSEN = re.compile(r"\([A-J]\)\s")
 _CHOICE = re.compile(r"\(?([a-z])\)\s*(.*)", re.DOTALL)
 _HEDGE = re.compile(r"\([a-z]\)|\b(?:or|and|not|maybe)\b")

@@ -20,8 +20,9 @@ _HEADING = re.compile(
     r"[\s*_#\d.:]*(?:the\s+)?(?:final|answer|solution|conclusion|result|summary|step|verification|check)\b[^=]*", re.I
 )
 _ANNOUNCED = re.compile(
-    r"(?:final\s+answer|(?:correct\s+|the\s+|my\s+|\A\W*|\n\W*)answer)(?:\s+to\s+(?:the|this)\s+(?:question|problem))?"
-    r"[*_]*\s*(?:is\s*:|is|are|would\s+be|must\s+be|equals|:|=)[*_:]*\s*",
+    r"(?:final\s+answer|(?:correct\s+|the\s+|my\s+|\A\W*|\n\W*)answers?)(?:\s+to\s+(?:the|this)\s+(?:question|problem))?"
+    r"[*_]*\s*(?:is\s*:|is|are|would\s+be|must\s+be|equals|:|=)[*_:]*\s*"
+    r"(?:(?:therefore|thus|hence|simply|just|then|indeed|exactly|equal\s+to)\b[,:]?\s*)?",
     re.I,
 )
 _REASON = re.compile(

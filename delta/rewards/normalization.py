@@ -131,9 +131,9 @@ def _strip_wrappers(text: str) -> str:
     while True:
         before = text
         text = text.strip()
-        # A full stop closes a sentence; `\.` and `\,` are commands, and \right. is handled elsewhere.
+        # A full stop closes a sentence; `\,` is a command, and dots say that digits go on.
         stripped = text.rstrip(_CLOSING_PUNCTUATION)
-        text = stripped if not stripped.endswith("\\") else text
+        text = stripped if not (stripped.endswith("\\") or text.endswith("...")) else text
         for opening, closing in _WRAPPERS:
             inner = text[len(opening) : -len(closing)]
             around = len(text) >= len(opening) + len(closing) and text.startswith(opening) and text.endswith(closing)

@@ -4,6 +4,7 @@ Reading is decided by how the answer is written and never by what it is compared
 but the two texts.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -13,7 +14,7 @@ from itertools import product
 
 from delta.rewards.expressions import Tree, is_word, negative, read_expression, symbols_of
 from delta.rewards.normalization import is_small, plain
-from delta.rewards.tokens import Token, UnreadableError, depths, spell, split, tokenize
+from delta.rewards.tokens import FUNCTIONS, Token, UnreadableError, depths, spell, split, tokenize
 from delta.rewards.units import LETTERS, NO_UNIT, PERCENT, SCALES, Unit, is_unit_word, read_unit
 
 MAX_ITEMS = 100
@@ -194,14 +195,7 @@ def _element(tokens: list[Token]) -> Reading:
         return _value(tokens)
     if not parts[0] and len(parts) == 2 and signs[0] in ("=", "approx"):
         return _value(parts[1])
-    return Relation(tuple(_side(part) for part in parts), tuple(signs))
-
-
-def _side(tokens: list[Token]) -> Reading:
-    try:
-        return Scalar(read_expression(tokens))
-    except UnreadableError:
-        return _value(tokens)
+    return Relation(tuple(_value(part) for part in parts), tuple(signs))
 
 
 def _signs_chosen(tokens: list[Token]) -> Iterator[list[Token]]:
@@ -337,14 +331,15 @@ def _colon(tokens: list[Token]) -> Reading | None:
 
 def _numeral(tokens: list[Token]) -> Reading | None:
     place = next((place for place, token in enumerate(tokens) if token.text == "_" or token.text.lower() == "base"), 0)
-    text = spell([token for token in tokens[:place] if token.text not in "(){}"]).replace(" ", "")
-    if not place or not text.isalnum() or not any(digit.isdigit() for digit in text):
-        return None
+    text = "".join(token.text for token in tokens[:place] if token.text not in ("(", ")", "{", "}"))
     subscript = "".join(word for word in spell(tokens[place + 1 :]).lower() if word not in "{}() ").removeprefix("base")
-    base = int(subscript) if subscript.isdigit() and len(subscript) < 3 else _BASE_WORDS.get(subscript, 0)
-    if not 2 <= base <= 36 or len(text) > 200 or any(int(digit, 36) >= base for digit in text):
+    base = int(subscript) if re.fullmatch("[0-9]{1,2}", subscript) else _BASE_WORDS.get(subscript, 0)
+    # Letters are digits in large bases only, and in capitals: 2r_0 is a product.
+    if not place or not 2 <= base <= 36 or not re.fullmatch("[0-9A-Z]{1,200}" if base > 10 else "[0-9]{1,200}", text):
+        return None
+    if any(int(digit, 36) >= base for digit in text):
         raise UnreadableError("digits that the base does not have")
-    return Numeral(text.upper().lstrip("0") or "0", base)
+    return Numeral(text.lstrip("0") or "0", base)
 
 
 def _words(tokens: list[Token]) -> Reading | None:
@@ -395,6 +390,8 @@ def _unit_behind(tokens: list[Token]) -> tuple[int, Unit | None]:
         )
         if not sign and not worded:
             continue
+        if degrees and any(token.text in FUNCTIONS for token in tokens[:place]):
+            continue  # the sine of 30 degrees is no number of degrees
         rest = tokens[place:]
         if label.startswith(("per ", "square ", "cubic ")) or sign or worded:
             unit = read_unit(_unit_text(rest))

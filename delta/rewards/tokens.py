@@ -101,7 +101,7 @@ def _upright(content: str) -> list[Token]:
     r"""Words in upright type are text; what else people put there, such as `\text{2}` or `\mathrm{e}`, is not."""
     if content in FUNCTIONS:
         return [Token("command", content)]
-    if not content:
+    if not content.strip(" .,;:"):
         return []
     if re.search(r"[0-9\\=+*^_<>]", content) or not re.search("[A-Za-z]", content):
         return tokenize(content)

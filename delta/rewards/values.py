@@ -44,7 +44,7 @@ def same_value(first: Tree, second: Tree) -> bool:
         if exact[0] is not None and exact[1] is not None:
             return exact[0] == exact[1]
         names = sorted(symbols_of(first) | symbols_of(second))
-        return _same_constant(first, second) if not names else _same_function(first, second, names)
+        return _agree(first, second, {}) if not names else _same_function(first, second, names)
     except (ArithmeticError, ValueError, RecursionError):
         return False
 
@@ -165,10 +165,11 @@ def _signed_infinity(tree: Tree) -> int:
     return -1 if tree == ("product", ("number", Fraction(-1)), ("constant", "infinity")) else 0
 
 
-def _same_constant(first: Tree, second: Tree) -> bool:
+def _agree(first: Tree, second: Tree, point: Mapping[str, Fraction]) -> bool:
+    """Whether two trees are equal at a point, in as many digits as their parts are apart and `DIGITS` more."""
     digits = DIGITS
     while True:
-        work = _Digits(digits, {})
+        work = _Digits(digits, point)
         a, b = work.value(first), work.value(second)
         needed = DIGITS + work.spread()
         if needed <= digits:
@@ -181,13 +182,11 @@ def _same_constant(first: Tree, second: Tree) -> bool:
 def _same_function(first: Tree, second: Tree, names: list[str]) -> bool:
     agreed = 0
     for point in _points(first, second, names):
-        work = _Digits(DIGITS, point)
         try:
-            a, b = work.value(first), work.value(second)
+            if not _agree(first, second, point):
+                return False
         except (ZeroDivisionError, ValueError):
             continue
-        if abs(a - b) > work.largest * work.context.mpf(10) ** (GUARD_DIGITS - DIGITS):
-            return False
         agreed += 1
     return agreed >= 2
 
@@ -252,8 +251,10 @@ class _Digits:
                 raise TooLargeError
             if size > self.largest:
                 self.largest = size
-            # What is left of a difference of equal numbers is noise, not a small number.
-            if size < self.smallest and size > self.largest * self.context.mpf(10) ** (GUARD_DIGITS - self.digits):
+            # What is left of a difference of equal numbers is noise, where 10^-100 is a small number.
+            is_sound = tree[0] == "power" and tree[1][0] in ("number", "constant")
+            noise = self.largest * self.context.mpf(10) ** (GUARD_DIGITS - self.digits)
+            if size < self.smallest and (is_sound or size > noise):
                 self.smallest = size
         return found
 
