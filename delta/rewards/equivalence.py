@@ -263,13 +263,12 @@ def _without_names(
 def _same_matrix(gold: Matrix, given: Reading) -> bool:
     if isinstance(given, Several) and given.kind is Kind.tuple:
         # A point (1, 2) is the column with these entries; a row is not.
-        items = [item.tree for item in given.items if isinstance(item, Scalar)]
-        rows: tuple[tuple[Tree, ...], ...] = tuple((item,) for item in items)
-        return len(items) == len(given.items) and _same_matrix(gold, Matrix(rows))
+        items = [item for item in given.items if isinstance(item, Scalar)]
+        return len(items) == len(given.items) and _same_matrix(gold, Matrix(tuple((item,) for item in items)))
     if not isinstance(given, Matrix) or [len(row) for row in gold.rows] != [len(row) for row in given.rows]:
         return False
     return all(
-        same_value(a, b)
+        _same_scalar(a, b)
         for row, other in zip(gold.rows, given.rows, strict=True)
         for a, b in zip(row, other, strict=True)
     )

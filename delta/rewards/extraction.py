@@ -60,13 +60,8 @@ def extract_final_answer(response: str, *, require_mark: bool = False) -> str | 
 
 def _last_box(response: str) -> tuple[int, int] | None:
     """Where the last box starts, and where its content does."""
-    end = len(response)
-    while (start := max(response.rfind("\\boxed", 0, end), response.rfind("\\fbox", 0, end))) >= 0:
-        found = _BOX.match(response, start)
-        if found:
-            return found.start(), found.end()
-        end = start
-    return None
+    found = [(box.start(), box.end()) for box in _BOX.finditer(response)]
+    return found[-1] if found else None
 
 
 def _last_marker(response: str, *, skip_headings: bool) -> int:

@@ -88,9 +88,9 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Rows of expressions; a column has rows of one."""
+    """Rows of numbers or expressions; a column has rows of one."""
 
-    rows: tuple[tuple[Tree, ...], ...]
+    rows: tuple[tuple[Scalar, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,14 +295,16 @@ def _matrix(tokens: list[Token]) -> Reading | None:
         raise UnreadableError(name)
     rows_tokens, _ = split(body, frozenset(["\\\\"]))
     rows = [split(row, frozenset(["&"]))[0] for row in rows_tokens if row]
+    if any(not cell for row in rows for cell in row):
+        raise UnreadableError("an empty cell")
     if sum(len(row) for row in rows) > MAX_ITEMS or len({len(row) for row in rows}) != 1:
         raise UnreadableError("a matrix that is too large or ragged")
-    trees = tuple(tuple(read_expression(cell) for cell in row) for row in rows)
+    cells = tuple(tuple(_scalar(cell) for cell in row) for row in rows)
     factor = [token for token in tokens[:start] if token.text not in ("*", "(", "[")]
     if factor:
         scale = negative(("number", Fraction(1))) if [t.text for t in factor] == ["-"] else read_expression(factor)
-        trees = tuple(tuple(("product", scale, cell) for cell in row) for row in trees)
-    return Matrix(tuple(zip(*trees, strict=True)) if transposed else trees)
+        cells = tuple(tuple(replace(cell, tree=("product", scale, cell.tree)) for cell in row) for row in cells)
+    return Matrix(tuple(zip(*cells, strict=True)) if transposed else cells)
 
 
 def _environment(tokens: list[Token]) -> tuple[str, list[Token]]:

@@ -20,7 +20,9 @@ MAX_FACTORIAL = 2_000
 MAX_MAGNITUDE = 60_000
 """Largest logarithm, to base 10, of a number that is worked out in digits."""
 DIGITS = 60
-MAX_DIGITS = 3_000
+MAX_DIGITS = 1_500
+MAX_GAMMA_DIGITS = 150
+"""Factorials of fractions take time that grows fast with the digits."""
 GUARD_DIGITS = 15
 REAL_POINTS, WHOLE_POINTS = 3, 16
 
@@ -297,6 +299,7 @@ class _Digits:
         context, value = self.context, values[0]
         if name in ("factorial", "binom"):
             self._check(max(abs(item) for item in values), MAX_FACTORIAL * 10)
+            self._check(self.digits, MAX_GAMMA_DIGITS)
             return context.factorial(value) if name == "factorial" else context.binomial(*values)
         if name == "log":
             return context.log(value) / context.log(values[1] if len(values) > 1 else 10)

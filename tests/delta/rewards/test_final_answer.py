@@ -45,9 +45,9 @@ def test_last_mark_gives_the_answer(response: str, answer: str) -> None:
         "#### 3\n\\boxed{4",
     ],
 )
-def test_response_that_does_not_commit_has_no_answer(response: str) -> None:
-    assert extract_final_answer(response) is None
-    verdict = judge_final_answer(response, "4")
+def test_response_without_a_mark_has_no_answer_where_one_is_required(response: str) -> None:
+    assert extract_final_answer(response, require_mark=True) is None
+    verdict = judge_final_answer(response, "4", require_mark=True)
     assert (verdict.outcome, verdict.reward) == (Outcome.unparsable, 0.0)
 
 
