@@ -140,7 +140,10 @@ class Session:
                 self.foreign[number] = (ForeignFunction if packed[2] else ForeignObject)(self, number)
             return self.foreign[number]
         if tag == "g":
-            return getattr(__import__(packed[1], fromlist=["*"]), packed[2])
+            found = __import__(packed[1], fromlist=["*"])
+            for name in packed[2].split("."):
+                found = getattr(found, name)
+            return found
         items = [self.decode(item) for item in packed[2]]
         if tag == "s":
             return (frozenset if packed[1] else set)(items)
@@ -451,8 +454,8 @@ def serve_cases(session: Session, source: str, clean: bool) -> None:
         if child == 0:
             posix.dup2(files[0], 0)
             posix.dup2(files[1], 1)
-            posix.closerange(3, 256)
-            channel.detach()
+            for fd in (*files, channel.detach()):
+                posix.close(fd)
             break
         status = posix.waitpid(child, 0)[1]
         for file in files:
@@ -462,7 +465,6 @@ def serve_cases(session: Session, source: str, clean: bool) -> None:
         session.send(f'["ok",{status}]')
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
     sys.stdout = open(1, "w", encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
-    sys.argv = ["program.py"]
     exec(code, new_program("__main__"))
 
 
@@ -480,6 +482,7 @@ def main(fd: int, limits: dict[str, int], private: bool) -> None:
     posix.environ.clear()
     vars(builtins).update(exit=leave, quit=leave)
     sys.setrecursionlimit(sys.getrecursionlimit() + 20)  # our own frames are not the program's
+    sys.argv = ["program.py"]
     session = Session(fd)
     session.send('["ready"]')
     kind, source = session.receive()

@@ -121,7 +121,7 @@ def _shown(error: BaseException) -> str:
         if trace.tb_frame.f_code.co_filename == _TESTS:
             line = f"line {trace.tb_lineno}: {linecache.getline(_TESTS, trace.tb_lineno).strip()[:120]}"
         trace = trace.tb_next
-    name = str(error) if type(error) is CandidateError else type(error).__name__
+    name = str(error) if type(error) is CandidateError else getattr(error, "candidate_name", type(error).__name__)
     try:
         message = "" if isinstance(error, AssertionError | CandidateError) else f" ({str(error)[:100]})"
     except BaseException:  # noqa: BLE001  it may hold an object of the program
@@ -193,6 +193,7 @@ def main(fd: int, limits: dict[str, int], private: bool) -> None:
     """Import, say that we are ready, serve."""
     for name, value in limits.items():
         resource.setrlimit(getattr(resource, name), (value, value))
+    sys.argv = ["tests.py"]
     for name in _LIKELY_IMPORTS:
         __import__(name)
     control = socket.socket(fileno=fd)

@@ -25,7 +25,9 @@ SAMPLE_S = 0.02
 """Between two looks at a sandbox's memory."""
 ANSWER_S = 5.0
 """A tests process that takes longer for its housekeeping is replaced."""
-_EXAMINER_LIMITS = {"RLIMIT_AS": 4 << 30, "RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64, "RLIMIT_FSIZE": 16 << 20}
+_TESTS_MEMORY = 2 << 30
+"""Of the process that runs the tests: room for the values of a program several times over."""
+_EXAMINER_LIMITS = {"RLIMIT_AS": _TESTS_MEMORY, "RLIMIT_CORE": 0, "RLIMIT_NOFILE": 64, "RLIMIT_FSIZE": 16 << 20}
 _STACK = 64 << 20
 _CPU_SIGNALS = {128 + 24}
 _KILLED = 128 + 9
@@ -163,6 +165,8 @@ class CodeJudge:
         }
 
     def _tests_process(self) -> Sandbox:
+        if self._examiner is not None and not self._examiner.is_alive:
+            self._drop_examiner()
         if self._examiner is None:
             self._examiner = Sandbox(
                 self.mode, ("values", "examiner"), uid=self._tests_uid, limits=_EXAMINER_LIMITS, tmp_mib=16
@@ -236,7 +240,7 @@ class CodeJudge:
                 "tests": tests.source,
                 "entry_point": tests.entry_point,
                 "max_bytes": self.config.max_answer_mib << 20,
-                "limits": {"RLIMIT_CPU": seconds, "RLIMIT_AS": max(1, self.config.memory_mib >> 9) << 30},
+                "limits": {"RLIMIT_CPU": seconds, "RLIMIT_AS": _TESTS_MEMORY},
             }
         )
         socket.send_fds(control, [len(job).to_bytes(8, "little")], [program_fd, verdict_fd])

@@ -10,11 +10,13 @@ import json
 import logging
 import marshal
 import os
+import secrets
 import select
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -162,6 +164,8 @@ class Sandbox:
     def wait_until_ready(self) -> None:
         """Return once the process has said that it is ready; raises SandboxError when it does not."""
         if self._is_ready:
+            if not self.is_alive:
+                raise SandboxError("the sandbox has ended before its time")
             return
         try:
             self.channel.settimeout(START_TIMEOUT_S)
@@ -179,6 +183,11 @@ class Sandbox:
         self.channel.settimeout(None)
         self._is_ready = True
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether its first process still runs."""
+        return self._process.poll() is None
+
     def owner(self) -> int:
         """The user id of its first Python process."""
         return min(os.stat(f"/proc/{pid}").st_uid for pid in list(descendants(self._root))[1:])
@@ -190,14 +199,25 @@ class Sandbox:
             with contextlib.suppress(OSError, IndexError, ValueError):
                 pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
                 count += 1
-        total = pages * _PAGE
+        file_bytes, files = self._disk()
+        return pages * _PAGE + file_bytes, count if files <= MAX_FILES else sys.maxsize
+
+    def _disk(self) -> tuple[int, int]:
+        """Bytes and number of the files in its folder for temporary ones."""
         if self._mode is SandboxMode.bubblewrap:
             with contextlib.suppress(OSError):
                 disk = os.statvfs(f"/proc/{self._root}/root/tmp")
-                total += (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-                if disk.f_files - disk.f_ffree > MAX_FILES:
-                    count = sys.maxsize
-        return total, count
+                return (disk.f_blocks - disk.f_bfree) * disk.f_frsize, disk.f_files - disk.f_ffree
+            return 0, 0
+        size, count = 0, 0
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                count += 1
+                with contextlib.suppress(OSError):
+                    size += os.lstat(os.path.join(folder, name)).st_blocks * 512
+            if count > MAX_FILES:
+                break
+        return size, count
 
     def exit_code(self, *, timeout_s: float) -> int | None:
         """The exit code of its first process, 128 and the signal's number where one ended it."""
@@ -254,7 +274,8 @@ class Sandbox:
         self._files.callback(supervised.close)
         supervisor = (Path(__file__).parent / "supervisor.py").read_text()
         words = [str(bubblewrap.python()), *_PYTHON_OPTIONS, "-c", supervisor, str(theirs.fileno())]
-        words += [str(supervised.fileno()), str(uid or 0), _BOOTSTRAP]
+        self._folder = Path(tempfile.gettempdir()) / f"delta-program-{os.getpid()}-{secrets.token_hex(8)}"
+        words += [str(supervised.fileno()), str(uid or 0), str(self._folder), _BOOTSTRAP]
         return self._popen(words, [theirs.fileno(), supervised.fileno()], PYTHONHASHSEED="0")
 
     @staticmethod

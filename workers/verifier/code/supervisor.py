@@ -1,8 +1,9 @@
 """Process mode's stand-in for bubblewrap: starts the sandboxed Python, and ends all its descendants with it.
 
-Runs as `python -c <this file> <channel> <supervision> <uid> <bootstrap>`. Orphans of the program become our children (a
-child subreaper), so a double fork does not hide them. As root, the program runs as a user of its own, which gives a
-second way to find every process of it. When the other end of `supervision` is closed, by will or by SIGKILL, all end.
+Runs as `python -c <this file> <channel> <supervision> <uid> <folder> <bootstrap>`. Orphans of the program become our
+children (a child subreaper), so a double fork does not hide them. As root, the program runs as a user of its own, which
+gives a second way to find every process of it. When the other end of `supervision` is closed, by will or by SIGKILL,
+all end.
 """
 
 import ctypes
@@ -11,7 +12,6 @@ import select
 import shutil
 import signal
 import sys
-import tempfile
 
 PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 38, 36
 
@@ -78,10 +78,10 @@ def run(channel: int, uid: int, bootstrap: str, folder: str) -> None:
     exec(bootstrap, {"__name__": "bootstrap"})
 
 
-def main(channel: int, supervision: int, uid: int, bootstrap: str) -> None:
+def main(channel: int, supervision: int, uid: int, folder: str, bootstrap: str) -> None:
     """Start the process and wait for its end, or for that of whoever watches us."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    folder = tempfile.mkdtemp(prefix="delta-program-")
+    os.mkdir(folder, 0o700)
     if uid:
         os.chown(folder, uid, uid)
     child = os.fork()
@@ -102,4 +102,4 @@ def main(channel: int, supervision: int, uid: int, bootstrap: str) -> None:
     os._exit(code)
 
 
-main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])
+main(int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4], sys.argv[5])

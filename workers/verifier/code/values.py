@@ -95,7 +95,7 @@ class Session:
     def request(self, *frame: Any) -> Any:
         """Ask the program for something; what it raised is raised here."""
         self.requests += 1
-        return self.decode(self._exchange(marshal.dumps(frame))[1])
+        return self.decode(self._exchange(marshal.dumps(frame), may_stop=frame[0] == "next")[1])
 
     def call(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a function of the program; if it returns nothing, what it did to mutable arguments is done to ours."""
@@ -146,8 +146,8 @@ class Session:
             return (tag, about, [self.pack(item) for item in items])
         if isinstance(value, tuple) and hasattr(kind, "_fields"):
             return ("N", kind.__name__, [self.pack(list(kind._fields)), *(self.pack(item) for item in value)])
-        if callable(value) and _is_importable(value):
-            return ("g", value.__module__, value.__qualname__)
+        if callable(value) and (place := _import_place(value)):
+            return ("g", *place)
         key = id(value)
         if key not in self._local_numbers:
             self._local_numbers[key] = len(self._locals)
@@ -182,8 +182,11 @@ class Session:
             return self._locals[node[1]]
         return _BUILDERS[tag]([decode(item) for item in node[1:]])
 
-    def _exchange(self, frame: bytes) -> list[Any]:
-        """Send a request, serve the program's own requests, return its answer."""
+    def _exchange(self, frame: bytes, *, may_stop: bool = False) -> list[Any]:
+        """Send a request, serve the program's own requests, return its answer.
+
+        StopIteration is an answer to `next` alone: from a function it would silently end a `map` of the tests.
+        """
         if self.broken:
             raise BrokenChannelError(self.broken)
         self._send(frame)
@@ -192,7 +195,10 @@ class Session:
             if answer[0] == "ok" and len(answer) in (2, 4):
                 return answer
             if answer[0] == "raise" and len(answer) == 4:
-                raise self._exception(*answer[1:])
+                error = self._exception(*answer[1:])
+                if isinstance(error, StopIteration | StopAsyncIteration) and not may_stop:
+                    error = CandidateError(type(error).__name__)
+                raise error
             self._send(marshal.dumps(self._serve(answer)))
 
     def _send(self, frame: bytes) -> None:
@@ -357,12 +363,16 @@ def write_back(old: Any, new: Any) -> Any:
     return old
 
 
-def _is_importable(value: Any) -> bool:
-    """Whether a function or class is found under its name in a module of the standard library."""
-    module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+def _import_place(value: Any) -> tuple[str, str] | None:
+    """The standard library's module and the name in it where a function, method or class is found, if it is."""
+    module = getattr(value, "__module__", None) or getattr(getattr(value, "__objclass__", None), "__module__", None)
+    name = getattr(value, "__qualname__", None)
     if type(module) is not str or type(name) is not str or module.partition(".")[0] not in sys.stdlib_module_names:
-        return False
-    return module != "__main__" and getattr(sys.modules.get(module), name, None) is value
+        return None
+    found: Any = sys.modules.get(module) if module != "__main__" else None
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return (module, name) if found is value else None
 
 
 _SCALARS = {type(None), bool, int, float, complex, str, bytes, type(...)}
