@@ -136,7 +136,14 @@ def same(gold: Reading, given: Reading) -> bool:
         return _same_matrix(gold, given)
     if isinstance(gold, Colon):
         return _same_colon(gold, given)
+    if isinstance(gold, Words) and isinstance(given, Scalar):
+        return _is_letter(given, gold.text)
     return gold == given
+
+
+def _is_letter(scalar: Scalar, text: str) -> bool:
+    """Whether a single letter, such as that of a choice, is the one that stands in upright type elsewhere."""
+    return scalar.tree[0] == "symbol" and scalar.unit is None and len(text) == 1 and scalar.tree[1].casefold() == text
 
 
 def _only_item(several: Several) -> Reading:
@@ -152,6 +159,8 @@ def _same_as_scalar(gold: Scalar, given: Reading) -> bool:
         return gold.unit is None and exact_value(gold.tree) == int(given.digits, given.base)
     if isinstance(given, Colon):
         return _same_colon(given, gold)
+    if isinstance(given, Words):
+        return _is_letter(gold, given.text)
     return isinstance(given, Scalar) and _same_scalar(gold, given)
 
 
@@ -309,6 +318,10 @@ def _names_only(tree: Tree) -> bool:
     """A variable, a value of an unknown function, a segment AB, or a sum of such as m + n."""
     if tree[0] == "symbol":
         return True
+    if tree[0] == "power":
+        return tree[1] in (("symbol", "f"), ("symbol", "g"), ("symbol", "h")) and tree[2] == ("number", Fraction(-1))
+    if tree[0] == "call" and tree[1] in ("sin", "cos", "tan"):
+        return _names_only(tree[2])
     if tree[0] == "call":
         return (tree[1] not in ("factorial", "floor", "ceil", "binom", "ln", "log", "exp") and len(tree[1]) < 3) or (
             tree[1] == "abs" and _names_only(tree[2])
@@ -362,6 +375,9 @@ def _is_rounding(exact: Tree, rounded: Tree) -> bool:
 
 
 def _same_relation(gold: Relation, given: Reading) -> bool:
+    if gold.signs == ("in",) and _is_name(gold.sides[0]):
+        stated = _stated(given) if isinstance(given, Relation) and given.signs == ("in",) else (given,)
+        return stated is not None and same(gold.sides[1], stated[0])
     region = as_region(gold)
     if region is not None:
         other = as_region(given)
@@ -406,7 +422,8 @@ def _same_sides(gold: Relation, given: Relation) -> bool:
 
 
 def _same_text(key: str, gold: str) -> bool:
-    if "\\" in gold or any(character.isdigit() for character in gold):
+    key, gold = unwrap(key), unwrap(gold)
+    if "\\" in gold or not any(word.isalpha() and len(word) > 2 for word in gold.split()):
         return key.replace(" ", "") == gold.replace(" ", "")
     return plain(key) == plain(gold)
 

@@ -32,14 +32,14 @@ _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+")
 _SUBSCRIPT_RUN = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
 
-_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!|\\,|\{\\,\}|\\;|\\ |\u2009|\u202f)(?=[0-9]{3}(?![0-9]))")
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:\{,\}|,\\!\s?|\\,|\{\\,\}|\\;|\\ |\u2009|\u202f)(?=[0-9]{3}(?![0-9]))")
 _BRACED_COMMA = re.compile(r"(?<=[0-9])\{,\}(?=[0-9])")
 _SPACED_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?: [0-9]{3})+(?:\.[0-9]+)?")
 
 _EMPTY_DELIMITER = re.compile(r"\\(?:left|right|middle)\s*\.")
 _LAYOUT = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|quad|qquad|enspace"
-    r"|thinspace|rm|bf|it|hfill|null|relax|tag\*?\s*\{[^{}]*\}|hspace\*?\s*\{[^{}]*\}|color\s*\{[^{}]*\})(?![A-Za-z])"
+    r"|thinspace|rm|bf|it|hfill|null|large|Large|LARGE|small|ensuremath|textcolor\s*\{[^{}]*\}|relax|tag\*?\s*\{[^{}]*\}|hspace\*?\s*\{[^{}]*\}|color\s*\{[^{}]*\})(?![A-Za-z])"
 )
 _SPACING = re.compile(r"(\\\\)|\\[,;:!> \n]|~|\s")
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
@@ -48,6 +48,8 @@ _SCIENTIFIC = re.compile(
 )
 _LETTER_TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 _UPRIGHT = re.compile(r"\\(?:text(?:bf|rm|it|normal|sf)?|mathrm|mathbf|mbox|operatorname)\s*\{([^{}]*)\}")
+_ORDINAL = re.compile(r"([0-9]+)\s?(?:\^\s?\{?\s?)?(?:\\(?:text|mathrm)\s?\{\s?)?(?:st|nd|rd|th)(?:\s?\}){0,2}")
+_ABOUT = re.compile(r"^(?:\\text\s?\{\s?)?(?:about|approximately|approx\.?|roughly)(?![A-Za-z])\s?\}?\s?")
 _MODULE = re.compile(r"\b(?:np|numpy|math|sympy)\.(?=[a-z])")
 _WRAPPERS = (
     (r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"), ("**", "**"), ("__", "__"), ("`", "`"), ('"', '"')
@@ -94,6 +96,9 @@ def normalize(text: str) -> str:
     text = _mark_currency(text)
     text = _MODULE.sub("", text.replace("**", "^"))
     text = " ".join(text.split())
+    ordinal = _ORDINAL.fullmatch(text)
+    text = ordinal[1] if ordinal else text
+    text = _ABOUT.sub("", text)
     text = _SCIENTIFIC.sub(r"\1\\times 10^{\2}", text)
     text = _LETTER_TIMES.sub(r"\\times ", text)
     text = _strip_wrappers(text)
@@ -132,6 +137,7 @@ def _strip_wrappers(text: str) -> str:
         before = text
         text = text.strip()
         # A full stop closes a sentence; `\,` is a command, and dots say that digits go on.
+        text = text.removesuffix("\\\\")
         stripped = text.rstrip(_CLOSING_PUNCTUATION)
         text = stripped if not (stripped.endswith("\\") or text.endswith("...")) else text
         for opening, closing in _WRAPPERS:

@@ -257,6 +257,12 @@ def _bracketed(tokens: list[Token]) -> Reading | None:
     if not _encloses_all(tokens):
         return None
     parts, _ = split(_join_text(tokens[1:-1]), _COMMAS)
+    if first == "\\{" and any(token.text in ("|", ":") for token in tokens):
+        # {x | x > 2} is what its condition says.
+        (head, *conditions), _ = split(tokens[1:-1], frozenset(["|", ":"]))
+        if len(conditions) == 1 and head and len(spell(head[:1])) == 1 and (len(head) == 1 or head[1].text == "in"):
+            return _answer(conditions[0])
+        raise UnreadableError("a set by its condition")
     if first == "\\{" or (first == "{" and len(parts) > 1):
         return Several(Kind.set, tuple(_flat(_element(part) for part in parts)) if parts[0] else ())
     if len(parts) == 1:
@@ -319,7 +325,7 @@ def _environment(tokens: list[Token]) -> tuple[str, list[Token]]:
 
 
 def _colon(tokens: list[Token]) -> Reading | None:
-    parts, signs = split(tokens, frozenset([":"]))
+    parts, signs = split(tokens, frozenset([":", "to"]))
     if not signs:
         return None
     half_day = ""
@@ -368,7 +374,7 @@ def _scalar(tokens: list[Token]) -> Scalar:
     if scale != 1:
         tree = ("product", tree, ("number", Fraction(scale)))
     if currency is not None and unit not in (None, NO_UNIT, currency):
-        raise UnreadableError("two units")
+        unit = currency = currency.times(unit)
     scalar = Scalar(tree, currency or (unit if unit != NO_UNIT else None))
     if unit is None and currency is None:
         scalar = replace(scalar, measured=_measured(tokens))
@@ -390,7 +396,7 @@ def _unit_behind(tokens: list[Token]) -> tuple[int, Unit | None]:
         worded = kind == "text" or (
             kind == "word" and (is_word(text) or (is_unit_word(text) and text not in LETTERS and len(text) > 1))
         )
-        if not sign and not worded:
+        if (not sign and not worded) or tokens[place - 1].text == "/":
             continue
         if degrees and any(token.text in FUNCTIONS for token in tokens[:place]):
             continue  # the sine of 30 degrees is no number of degrees

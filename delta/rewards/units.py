@@ -89,6 +89,10 @@ class Unit:
     dimensions: tuple[tuple[str, int], ...]
     factor: Fraction = Fraction(1)
 
+    def times(self, other: "Unit") -> "Unit":
+        """The product of two units of other dimensions: dollars, and per hour."""
+        return Unit(tuple(sorted(self.dimensions + other.dimensions)), self.factor * other.factor)
+
 
 PERCENT = Unit((("percent", 1),))
 NO_UNIT = Unit(())
@@ -96,7 +100,7 @@ NO_UNIT = Unit(())
 
 def is_unit_word(word: str) -> bool:
     """Whether the word is in the table, singular or plural."""
-    return _look_up(word) is not None or word.lower() in _SHORTHAND
+    return _look_up(word) is not None or word.lower() in _SHORTHAND or word.lower() in (*_PREFIX, "per")
 
 
 def read_unit(text: str) -> Unit | None:
