@@ -12,7 +12,7 @@ import sysconfig
 from pathlib import Path
 
 _SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/lib", "/lib32", "/lib64")
-_UIDS_PER_SLOT = 4
+_UIDS_PER_SLOT, _SLOTS_PER_PROCESS = 4, 16
 _slots = itertools.count()
 
 
@@ -30,7 +30,7 @@ def private_uids() -> tuple[int, int, int]:
     ranges = [tuple(map(int, line.split())) for line in Path("/proc/self/uid_map").read_text().splitlines()]
     first, _, length = max(ranges, key=lambda part: part[2])
     start, span = (0x10000000, 0x60000000) if length > 0x70000000 else (first + length // 2, length // 2)
-    place = os.getpid() * 16 + next(_slots) % 4 * _UIDS_PER_SLOT
+    place = (os.getpid() * _SLOTS_PER_PROCESS + next(_slots) % _SLOTS_PER_PROCESS) * _UIDS_PER_SLOT
     one, two, three = (start + (place + role) % span for role in range(3))
     return one, two, three
 

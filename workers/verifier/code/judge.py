@@ -117,7 +117,8 @@ class CodeJudge:
         """A ready sandbox, gone at the end; the next one is on its way then."""
         sandbox = self._take_spare()
         try:
-            self._start_spare()
+            with suppress(SandboxError):  # of no concern to this program; the next one tries again
+                self._start_spare()
             yield sandbox
         finally:
             sandbox.close()
@@ -207,25 +208,30 @@ class CodeJudge:
     def _examine(self, sandbox: Sandbox, program: str, tests: FunctionTests) -> tuple[Outcome, str]:
         examiner = self._tests_process()
         verdict_end, written_end = os.pipe()
+        os.set_blocking(verdict_end, False)
         started = time.monotonic()
         try:
             try:
                 self._send_job(examiner.channel, sandbox.channel.fileno(), written_end, program, tests)
-            except OSError:
-                self._drop_examiner()
-                raise SandboxError("the tests' process is gone") from None
             finally:
                 os.close(written_end)
             sandbox.channel.close()  # the tests hold it now: when they end, the program reads an end
-            try:
-                deadline, limit_s = started + self.config.timeout_s, self.config.timeout_s
-                self._await(sandbox, examiner.channel, deadline=deadline, limit_s=limit_s)
-            except ProgramStopped:
-                self._cancel(examiner)
-                raise
+            deadline, limit_s = started + self.config.timeout_s, self.config.timeout_s
+            self._await(sandbox, examiner.channel, deadline=deadline, limit_s=limit_s)
             if not self._is_done(examiner):
                 raise SandboxError("the tests' process died")
-            finding = os.read(verdict_end, 5000)
+            finding = b""
+            with suppress(BlockingIOError):
+                finding = os.read(verdict_end, 5000)
+        except ProgramStopped:
+            self._cancel(examiner)
+            raise
+        except OSError:
+            self._drop_examiner()
+            raise SandboxError("the tests' process is gone") from None
+        except BaseException:  # also Ctrl-C: it must not take this job's end for that of the next
+            self._drop_examiner()
+            raise
         finally:
             os.close(verdict_end)
         return self._explained(sandbox, *self._parsed(finding), seconds=time.monotonic() - started)

@@ -12,6 +12,7 @@ import marshal
 import os
 import secrets
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -250,6 +251,7 @@ class Sandbox:
             self._process.wait()
         if self._mode is SandboxMode.process:
             self._supervision.close()
+            shutil.rmtree(self._folder, ignore_errors=True)  # where the supervisor was killed
 
     def _exit(self) -> int | None:
         return self.exit_code(timeout_s=0.2)

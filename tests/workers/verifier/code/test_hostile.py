@@ -196,6 +196,7 @@ HARMLESS_ONLY_IN_A_NAMESPACE = {"kill everybody", "kill the parent"}
 def test_an_attack_scores_nothing_and_the_next_program_is_judged(judge: CodeJudge, name: str):
     if judge.mode is SandboxMode.process and os.getuid() != 0 and name in HARMLESS_ONLY_IN_A_NAMESPACE:
         pytest.skip("process mode does not protect this user's own processes")
+    judge.ready()
     before = left_behind()
     started = time.monotonic()
     verdict = judge.judge(ATTACKS[name], TESTS)

@@ -37,7 +37,7 @@ def read_rows() -> list[dict[str, str]]:
     return [json.loads(line) for name in FILES for line in (FOLDER / f"{name}.jsonl").read_text().splitlines()]
 
 
-def tests_of(row: dict[str, str]) -> FunctionTests:
+def reference_of(row: dict[str, str]) -> FunctionTests:
     return FunctionTests(row["tests"], row["entry_point"])
 
 
@@ -88,7 +88,7 @@ def judge() -> Iterator[CodeJudge]:
 
 
 def not_correct(judge: CodeJudge, rows: list[dict[str, str]]) -> dict[str, str]:
-    verdicts = {row["id"]: judge.judge(row["solution"], tests_of(row)) for row in rows}
+    verdicts = {row["id"]: judge.judge(row["solution"], reference_of(row)) for row in rows}
     return {name: verdict.detail for name, verdict in verdicts.items() if verdict.outcome is not Outcome.correct}
 
 
@@ -112,7 +112,7 @@ def disagreements(judge: CodeJudge, *, count: int, seed: int) -> tuple[dict[str,
         if program is None:
             continue
         passes = plainly_passes(program, row["tests"])
-        verdict = judge.judge(program, tests_of(row))
+        verdict = judge.judge(program, reference_of(row))
         failing += not passes
         if passes != (verdict.reward == 1.0):
             different[f"{row['id']}, passes plainly: {passes}, judge: {verdict.detail}"] = program
