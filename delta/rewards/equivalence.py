@@ -290,7 +290,7 @@ def _same_range(gold: Reading, given: Reading) -> bool:
     if isinstance(gold, Interval) and isinstance(given, Interval):
         openness = (gold.low_open, gold.high_open) == (given.low_open, given.high_open)
         return openness and _same_scalar(gold.low, given.low) and _same_scalar(gold.high, given.high)
-    if isinstance(gold, Several) and isinstance(given, Several) and gold.kind is given.kind is Kind.union:
+    if isinstance(gold, Several) and isinstance(given, Several) and gold.kind is given.kind:
         return _same_set(gold.items, given.items)
     return False
 

@@ -103,7 +103,7 @@ def _upright(content: str) -> list[Token]:
         return [Token("command", content)]
     if not content.strip(" .,;:"):
         return []
-    if re.search(r"[0-9\\=+*^_<>]|\b(?:and|or)\b", content) or not re.search("[A-Za-z]", content):
+    if re.search(r"[0-9\\=+*^_<>]|\b(?:and|or)\b|^\(?[A-J]\)?\s*,", content) or not re.search("[A-Za-z]", content):
         return tokenize(content)
     return [Token("text", content, True)]
 
