@@ -6,13 +6,25 @@ but the two texts.
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 from itertools import product
 
-from delta.rewards.expressions import Tree, is_word, negative, read_expression, symbols_of
+from delta.rewards.expressions import is_word, negative, read_expression, symbols_of
+from delta.rewards.kinds import (
+    REALS,
+    Colon,
+    Interval,
+    Kind,
+    Matrix,
+    Numeral,
+    Reading,
+    Relation,
+    Scalar,
+    Several,
+    Words,
+)
 from delta.rewards.normalization import is_small, plain
 from delta.rewards.tokens import FUNCTIONS, Token, UnreadableError, depths, spell, split, tokenize
 from delta.rewards.units import LETTERS, NO_UNIT, PERCENT, SCALES, Unit, is_unit_word, read_unit
@@ -20,94 +32,9 @@ from delta.rewards.units import LETTERS, NO_UNIT, PERCENT, SCALES, Unit, is_unit
 MAX_ITEMS = 100
 MAX_SIGNS = 4
 
-
-class Kind(Enum):
-    """How several things are put together."""
-
-    listing = "list"
-    """1, 2 or `1 \text{ or } 2`: in any order, each as often as it is written."""
-    tuple = "tuple"
-    """(1, 2), a point or an open interval: in this order."""
-    set = "set"
-    """{1, 2}: in any order, repetitions do not count."""
-    union = "union"
-    difference = "difference"
-    conjunction = "conjunction"
-
-
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """An expression, its unit if it has one, and a second reading of `12 m`, as metres rather than 12 times m."""
-
-    tree: Tree
-    unit: Unit | None = None
-    measured: "Scalar | None" = None
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """An answer in words, such as a name, `even` or the letter of a choice."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Numeral:
-    """Digits in a base that is written with them: 2516_8."""
-
-    digits: str
-    base: int
-
-
-@dataclass(frozen=True, slots=True)
-class Colon:
-    """A ratio 3:2, or a time 10:30."""
-
-    parts: "tuple[Reading, ...]"
-    is_time: bool
-    half_day: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Several:
-    """A list, tuple, set or union of readings."""
-
-    kind: Kind
-    items: "tuple[Reading, ...]"
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """All numbers between two; open where the end does not belong to it."""
-
-    low: Scalar
-    high: Scalar
-    low_open: bool
-    high_open: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    """Rows of numbers or expressions; a column has rows of one."""
-
-    rows: tuple[tuple[Scalar, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """A chain such as y = 2x + 1 or 1 < x <= 2: its sides, and the signs between them."""
-
-    sides: "tuple[Reading, ...]"
-    signs: tuple[str, ...]
-
-
-Reading = Scalar | Words | Numeral | Colon | Several | Interval | Matrix | Relation
-
 RELATIONS = frozenset(["=", "<", ">", "le", "ge", "ne", "approx", "in", "equiv"])
 _COMMAS = frozenset([",", ";"])
 _JOINTS = frozenset([",", ";", "or", "and", "&", "\\&"])
-_INFINITY: Tree = ("constant", "infinity")
-REALS = Interval(Scalar(negative(_INFINITY)), Scalar(_INFINITY), True, True)
 _BASE_WORDS = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8, "nine": 9, "twelve": 12}
 
 

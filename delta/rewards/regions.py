@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 
 from delta.rewards.expressions import Tree, symbols_of
-from delta.rewards.readings import REALS, Interval, Kind, Reading, Relation, Scalar, Several
+from delta.rewards.kinds import REALS, Interval, Kind, Reading, Relation, Scalar, Several
 from delta.rewards.values import approximate, same_value
 
 _FLIPPED = {"<": ">", ">": "<", "le": "ge", "ge": "le"}
