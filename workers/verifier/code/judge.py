@@ -45,7 +45,7 @@ class ProgramStopped(Exception):
 
 
 class CodeJudge:
-    """Judges programs one after another; one slot, blocking, for one thread.
+    """Judges programs one after another; one slot, blocking, for one caller at a time.
 
     The sandbox of the next program starts while the present one runs. A program starts only when every process of its
     predecessor is gone. Everything ends with `close`, and with this process however it ends.

@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,16 @@ def _system_call_filter() -> bytes:
     return filter_program()
 
 
+@functools.cache
+def _launcher(pid: int) -> ThreadPoolExecutor:
+    """The thread of this process that starts sandboxes: they end with it, not with the thread that asks for one."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"sandboxes-{pid}")
+
+
 class Sandbox:
     """One sandboxed Python process and all its descendants.
 
-    `channel` is the socket to it. Nothing of it outlives `close`, nor this process: bubblewrap and the supervisor of
-    process mode end when the thread that started them does.
+    `channel` is the socket to it. Nothing of it outlives `close`, nor this process.
     """
 
     def __init__(
@@ -283,9 +289,13 @@ class Sandbox:
     @staticmethod
     def _popen(words: list[str], passed: list[int], **environment: str) -> "subprocess.Popen[bytes]":
         nothing = subprocess.DEVNULL
-        return subprocess.Popen(
-            words, stdin=nothing, stdout=nothing, stderr=nothing, env=environment, pass_fds=passed, cwd="/"
-        )
+
+        def start() -> subprocess.Popen[bytes]:
+            return subprocess.Popen(
+                words, stdin=nothing, stdout=nothing, stderr=nothing, env=environment, pass_fds=passed, cwd="/"
+            )
+
+        return _launcher(os.getpid()).submit(start).result()
 
 
 def descendants(pid: int) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,15 @@ def config(mode: SandboxMode, **changes: object) -> CodeConfig:
 
 
 def left_behind() -> tuple[int, int, int, int]:
-    """Processes below us, open files, mounts and temporary folders: what a judge must not add to."""
+    """Processes below us, open files, mounts and temporary folders, once nothing is starting any more."""
+    counts, last = count_ours(), None
+    while counts != last:
+        time.sleep(0.1)
+        counts, last = count_ours(), counts
+    return counts
+
+
+def count_ours() -> tuple[int, int, int, int]:
     return (
         len(list(descendants(os.getpid()))),
         len(os.listdir("/proc/self/fd")),

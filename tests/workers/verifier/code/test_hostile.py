@@ -1,6 +1,7 @@
 """Programs that cheat or attack: each scores nothing, harms nobody, and the next program is judged as always."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -206,6 +207,20 @@ def test_an_attack_scores_nothing_and_the_next_program_is_judged(judge: CodeJudg
     expect_good(judge)
     judge.ready()
     assert left_behind()[1:] == before[1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a fork bomb", "a memory bomb of eight", "kill everybody"])
+def test_a_neighbour_under_attack_changes_no_verdict(judge: CodeJudge, name: str):
+    if judge.mode is SandboxMode.process and os.getuid() != 0:
+        pytest.skip("process mode does not keep this user's programs apart")
+    with CodeJudge(config(judge.mode, timeout_s=10.0)) as neighbour:
+        attack = threading.Thread(target=judge.judge, args=(ATTACKS[name], TESTS))
+        attack.start()
+        for _ in range(5):
+            expect_good(neighbour)
+        attack.join()
+    expect_good(judge)
 
 
 SCRIPTS = {
