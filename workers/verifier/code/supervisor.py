@@ -16,32 +16,54 @@ import sys
 PR_SET_NO_NEW_PRIVS, PR_SET_CHILD_SUBREAPER = 38, 36
 
 
-def children() -> list[int]:
-    """Our living children, adopted ones included."""
+def below(pid: int) -> list[int]:
+    """All descendants of a process, those that it adopted included."""
     found: list[int] = []
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            found += map(int, file.read().split())
+    try:
+        for task in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{task}/children") as file:
+                for child in map(int, file.read().split()):
+                    found += [child, *below(child)]
+    except OSError:  # it ended meanwhile
+        pass
     return found
 
 
-def end_all(uid: int) -> None:
-    """Kill and reap until there is nobody left."""
-    while True:
-        if uid and os.fork() == 0:
+def signal_all(uid: int) -> None:
+    """Kill every descendant. One that forks all the time is faster than we are, so all are stopped first."""
+    if uid:
+        if os.fork() == 0:
             try:
                 os.setresuid(uid, uid, uid)
                 os.kill(-1, signal.SIGKILL)
             finally:
                 os._exit(0)
-        for child in children():
-            if not uid:
-                os.kill(child, signal.SIGKILL)
+        return
+    stopped: set[int] = set()
+    while new := set(below(os.getpid())) - stopped:
+        for pid in new:
+            try_kill(pid, signal.SIGSTOP)
+        stopped |= new
+    for pid in stopped:
+        try_kill(pid, signal.SIGKILL)
+
+
+def try_kill(pid: int, number: int) -> None:
+    """Send a signal to a process that may be gone."""
+    try:  # noqa: SIM105  contextlib is an import
+        os.kill(pid, number)
+    except OSError:
+        pass
+
+
+def end_all(uid: int) -> None:
+    """Kill and reap until there is nobody left."""
+    while True:
+        signal_all(uid)
         try:
-            while True:  # grandchildren of the killed come to us
-                os.waitpid(-1, 0)
-                if not uid:
-                    break
+            os.waitpid(-1, 0)
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
         except ChildProcessError:
             return
 
