@@ -215,7 +215,6 @@ class CodeJudge:
                 self._send_job(examiner.channel, sandbox.channel.fileno(), written_end, program, tests)
             finally:
                 os.close(written_end)
-            sandbox.channel.close()  # the tests hold it now: when they end, the program reads an end
             deadline, limit_s = started + self.config.timeout_s, self.config.timeout_s
             self._await(sandbox, examiner.channel, deadline=deadline, limit_s=limit_s)
             if not self._is_done(examiner):

@@ -240,6 +240,7 @@ class Sandbox:
             # The first process of the namespace takes all others with it and is not gone before them.
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._init, signal.SIGKILL)
+            select.select([self._init], [], [], END_TIMEOUT_S)
             os.close(self._init)
             self._init = None
             with contextlib.suppress(subprocess.TimeoutExpired):
