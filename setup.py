@@ -44,6 +44,7 @@ setup(
         "workers.learner",
         "workers.rollout",
         "workers.verifier",
+        "workers.verifier.code",
         "workers.warm_start",
         "workers.weights",
         "launch",

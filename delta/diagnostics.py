@@ -136,6 +136,10 @@ def batch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
 
     reward/mean                   mean reward of the judged rollouts
     reward/<outcome>              share of rollouts with each outcome
+    reward_part/<name>            mean of each part of the reward, unweighted, over the rollouts that have it
+    verifier/failed               timeouts and errors, a count
+    verifier/seconds_mean, _max   execution of an answer
+    verifier/queue_seconds_mean   waiting and travelling of an answer
     reward/mixed_groups           share of groups whose rewards differ: the others carry no signal
     rollout/length_mean           tokens per rollout
     rollout/truncated             share cut at the token limit
@@ -143,7 +147,11 @@ def batch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     rollout/tokens                tokens sampled
     """
     pairs = [pair for group in groups for pair in zip(group.rollouts, group.verdicts, strict=True)]
-    judged = [verdict.reward for _, verdict in pairs if verdict.outcome.is_judgement]
+    judged = [verdict.reward for _, verdict in pairs if verdict.is_judged]
+    parts: dict[str, list[float]] = {}
+    for _, verdict in pairs:
+        for name, value in verdict.parts.items():
+            parts.setdefault(name, []).append(value)
     mixed = [group.is_mixed for group in groups]
     tokens = sum(len(rollout.token_ids) for rollout, _ in pairs)
     return {
@@ -153,6 +161,11 @@ def batch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
             for outcome in Outcome
         },
         "reward/mixed_groups": sum(mixed) / len(groups),
+        **{f"reward_part/{name}": sum(values) / len(values) for name, values in parts.items()},
+        "verifier/failed": float(sum(not verdict.outcome.is_judgement for _, verdict in pairs)),
+        "verifier/seconds_mean": sum(verdict.seconds for _, verdict in pairs) / len(pairs),
+        "verifier/seconds_max": max(verdict.seconds for _, verdict in pairs),
+        "verifier/queue_seconds_mean": sum(verdict.queue_seconds for _, verdict in pairs) / len(pairs),
         "rollout/length_mean": tokens / len(pairs),
         "rollout/truncated": sum(rollout.finish_reason is FinishReason.length for rollout, _ in pairs) / len(pairs),
         "rollout/reasoned": sum(is_reasoned(rollout.text) for rollout, _ in pairs) / len(pairs),

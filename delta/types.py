@@ -132,6 +132,13 @@ class Verdict:
     """Waiting and travelling, before and after."""
     parts: Mapping[str, float] = field(default_factory=dict)
     """The reward's named parts before they are weighted; empty where the answer was not judged."""
+    charged: bool = False
+    """Whether a timeout counts as a wrong answer (`verifier.timeout_is_wrong`)."""
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether its reward says something about the answer, so that it counts in the group's advantages."""
+        return self.charged or self.outcome.is_judgement
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,7 +157,7 @@ class RolloutGroup:
     @property
     def is_mixed(self) -> bool:
         """Whether the judged rewards differ; otherwise no rollout is better than its siblings: there is no signal."""
-        return len({verdict.reward for verdict in self.verdicts if verdict.outcome.is_judgement}) > 1
+        return len({verdict.reward for verdict in self.verdicts if verdict.is_judged}) > 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -26,8 +26,10 @@ from delta.credit import CreditConfig
 from delta.data.arithmetic import ArithmeticConfig
 from delta.data.sources import Gsm8kExpressionsConfig, JsonlConfig
 from delta.importance import ImportanceConfig
+from delta.rewards import RewardConfig
 from delta.surrogates import SurrogateConfig
 from workers.controller.config import TrainConfig
+from workers.verifier.config import PoolConfig, RemoteConfig
 from workers.warm_start.config import PretrainedModelConfig, WarmStartModelConfig
 
 
@@ -56,6 +58,8 @@ VARIANTS: dict[str, dict[str, type]] = {
     "surrogate": variants_in(delta.surrogates, SurrogateConfig),
     "aggregation": variants_in(delta.aggregations, AggregationConfig),
     "importance": variants_in(delta.importance, ImportanceConfig),
+    "reward": {"reward": RewardConfig},
+    "verifier": {"pool": PoolConfig, "remote": RemoteConfig},
 }
 
 

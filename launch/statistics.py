@@ -15,7 +15,7 @@ WINDOW = 5
 """Steps in a running mean of the reward: the reward of one step is a mean over few problems."""
 NEUTRAL = {"seed", "label", "run_dir", "resume", "logger", "evaluation", "checkpoint", "cluster", "verifier"}
 """Settings, or groups of them, that decide neither budget nor method."""
-METHOD = {"advantage", "credit", "surrogate", "aggregation", "importance", "regularization", "shaping"}
+METHOD = {"advantage", "credit", "surrogate", "aggregation", "importance", "regularization", "reward"}
 METHOD |= {"rollout.max_refills"}
 """Those that make the method. All others must be equal for a fair comparison."""
 MAX_PAIRS = 24

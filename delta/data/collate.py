@@ -14,13 +14,8 @@ from delta.types import Rollout, RolloutGroup, TrainBatch
 def rewards_of(groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor]:
     """Rewards (N, G) float32 and whether each was judged (N, G) bool; an unjudged reward is 0 and must not count."""
     rewards = torch.tensor([[verdict.reward for verdict in group.verdicts] for group in groups], dtype=torch.float32)
-    judged = torch.tensor([[verdict.outcome.is_judgement for verdict in group.verdicts] for group in groups])
+    judged = torch.tensor([[verdict.is_judged for verdict in group.verdicts] for group in groups])
     return rewards.masked_fill(~judged, 0.0), judged
-
-
-def lengths_of(groups: Sequence[RolloutGroup]) -> Tensor:
-    """Sampled tokens of each rollout (N, G) int64."""
-    return torch.tensor([[len(rollout.token_ids) for rollout in group.rollouts] for group in groups])
 
 
 def collate(groups: Sequence[RolloutGroup], advantages: Tensor) -> TrainBatch:

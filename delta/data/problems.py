@@ -7,6 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from delta.data.held_out import hash_fraction, is_reserved
+from delta.data.references import parse_reference
 from delta.errors import DataError
 from delta.types import Prompt, Reference
 
@@ -38,7 +39,7 @@ class Overlong(Enum):
 
 
 def read_jsonl(path: str | Path) -> list[Problem]:
-    """Read problems from a file of JSON lines with the fields `prompt` and `answer`, and optionally `id`.
+    """Read problems from a file of JSON lines: `prompt`, what `parse_reference` wants, and optionally `id`.
 
     Args:
         path: UTF-8 text, one object per line; blank lines are skipped.
@@ -77,19 +78,22 @@ def _parse_row(line: str, where: str, default_id: str) -> Problem:
         raise DataError(f"{where}: not JSON ({error}). Expected a line such as {_EXAMPLE}") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: a JSON {type(row).__name__}, not an object. Expected a line such as {_EXAMPLE}")
-    for name in ("prompt", "answer"):
-        if name not in row:
-            raise DataError(f"{where}: no field {name!r}, only {sorted(row)}. Expected a line such as {_EXAMPLE}")
-        value = row[name]
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
-            raise DataError(f"{where}: {name} is {value!r}. Expected a text (or a number) that is not empty.")
-        try:
-            str(value).encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{where}: {name} is no Unicode text ({error}). Expected text without lone surrogates."
-            ) from error
-    return Problem(str(default_id if row.get("id") is None else row["id"]), str(row["prompt"]), str(row["answer"]))
+    if "prompt" not in row:
+        raise DataError(f"{where}: no field 'prompt', only {sorted(row)}. Expected a line such as {_EXAMPLE}")
+    prompt = row["prompt"]
+    if isinstance(prompt, bool) or not isinstance(prompt, str | int | float) or not str(prompt).strip():
+        raise DataError(f"{where}: prompt is {prompt!r}. Expected a text (or a number) that is not empty.")
+    try:
+        str(prompt).encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: prompt is no Unicode text ({error}). Expected text without lone surrogates."
+        ) from error
+    try:
+        answer = parse_reference(row)
+    except ValueError as error:
+        raise DataError(f"{where}: {error} For example {_EXAMPLE}") from error
+    return Problem(str(default_id if row.get("id") is None else row["id"]), str(prompt), answer)
 
 
 def hold_out(problems: Iterable[Problem], *, count: int) -> ProblemSet:

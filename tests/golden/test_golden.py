@@ -34,9 +34,10 @@ from delta.credit import (
 )
 from delta.credit.discriminative import Proxy
 from delta.losses import weighted_sum
-from delta.rewards.overlong import ShapingConfig, overlong_penalty
+from delta.rewards.parts import overlong
 from delta.surrogates import CispoConfig, ClippedConfig, GspoConfig, SapoConfig, SurrogateConfig
 from delta.tokens import OldTokens
+from delta.types import Outcome, Sample, Verdict
 from tests.factories import make_tokens
 
 FOLDER = Path(__file__).parent
@@ -51,7 +52,7 @@ class Algorithm:
     credit: CreditConfig = field(default_factory=UniformConfig)
     surrogate: SurrogateConfig = field(default_factory=ClippedConfig)
     aggregation: AggregationConfig = field(default_factory=TokenMeanConfig)
-    shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    overlong_buffer: int = 0
 
 
 PPO = ClippedConfig(epsilon_low=0.2, epsilon_high=0.2, dual_clip=float("inf"))
@@ -65,7 +66,7 @@ ALGORITHMS = {
     ),
     "rloo": Algorithm(advantage=RlooConfig(), surrogate=PPO, aggregation=SequenceSumConfig()),
     "reinforce_plus_plus": Algorithm(advantage=ReinforcePlusPlusConfig(), surrogate=PPO),
-    "dapo": Algorithm(shaping=ShapingConfig(overlong_buffer=3)),
+    "dapo": Algorithm(overlong_buffer=3),
     "gspo": Algorithm(surrogate=GspoConfig(), aggregation=SequenceMeanConfig()),
     "sapo": Algorithm(surrogate=SapoConfig(), aggregation=SequenceMeanConfig()),
     "cispo": Algorithm(surrogate=CispoConfig()),
@@ -133,10 +134,12 @@ def fixed_batch() -> Batch:
 
 def advantages_of(algorithm: Algorithm, batch: Batch) -> Tensor:
     """(N, G)"""
-    shaping = algorithm.shaping
-    rewards = batch.rewards + overlong_penalty(
-        batch.lengths, limit=LIMIT, buffer=shaping.overlong_buffer, penalty=shaping.overlong_penalty
-    )
+    rewards = batch.rewards
+    if algorithm.overlong_buffer:
+        verdict = Verdict(Outcome.correct, 1.0)
+        samples = [Sample("", "", tokens=length, max_tokens=LIMIT) for length in batch.lengths.flatten().tolist()]
+        losses = [overlong(sample, verdict, buffer=algorithm.overlong_buffer) for sample in samples]
+        rewards = rewards + torch.tensor(losses).reshape(rewards.shape)
     return algorithm.advantage.advantages(rewards, batch.judged)
 
 

@@ -253,7 +253,8 @@ EVERYTHING = (
     "importance=truncated",
     "regularization.kl=0.01",
     "regularization.entropy=0.001",
-    "shaping.overlong_buffer=8",
+    "reward=overlong",
+    "reward.parts.overlong.options.buffer=8",
     "rollout.max_refills=2",
     "checkpoint.every=1",
 )

@@ -141,7 +141,7 @@ def test_equal_budgets_need_no_warning_whatever_the_method():
         "run_dir": 1,
         "label": 1,
         "credit.lambda_min": 1,
-        "shaping": 1,
+        "reward": 1,
         "rollout.max_refills": 1,
         "evaluation.every": 1,
     }

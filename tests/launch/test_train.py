@@ -21,7 +21,7 @@ from tests.conftest import TINY, Train
         (["algorithm=ppo2"], ["ppo2", "dapo", "grpo"]),
         (["credit=forking", "credit.lambda_min=0.5"], ["lambda_min", "credit=discriminative"]),
         (["surrogate.epsilon_low=2"], ["surrogate.epsilon_low=2.0", "0 < epsilon_low < 1"]),
-        (["shaping.overlong_buffer=33"], ["overlong_buffer=33", "max_new_tokens=32"]),
+        (["reward=overlong"], ["overlong", "buffer=4096", "32"]),
         (["regularization.kl=-1"], ["regularization.kl=-1.0", "expected 0 or more"]),
         (["seed=1,2"], ["seed=1,2 names several values", "--multirun"]),
         (["--multirun", "algorithm=delta,dapo", "sede=1,2"], ["sede", "seed"]),

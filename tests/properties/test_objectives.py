@@ -19,9 +19,10 @@ from delta.aggregations import (
 )
 from delta.importance import Level, MaskedConfig, TruncatedConfig
 from delta.losses import KlEstimator, kl_estimate, kl_penalty, weighted_sum
-from delta.rewards.overlong import overlong_penalty
+from delta.rewards.parts import overlong
 from delta.surrogates import CispoConfig, ClippedConfig, GspoConfig, SapoConfig, SurrogateConfig
 from delta.tokens import OldTokens, join
+from delta.types import Outcome, Sample, Verdict
 from tests.objectives import of_rows, old_tokens
 
 SEEDS = st.integers(0, 2**31 - 1)
@@ -338,16 +339,15 @@ def test_whitened_advantages_have_mean_zero_and_deviation_one(case: Rewards, gro
 # --- rewards ---
 
 
-@given(
-    st.lists(st.integers(0, 200), min_size=2, max_size=20), st.integers(1, 150), st.integers(0, 150), st.floats(0, 5)
-)
-def test_longer_rollouts_never_lose_less_and_none_more_than_the_penalty(
-    lengths: list[int], limit: int, buffer: int, penalty: float
-) -> None:
-    shaped = overlong_penalty(torch.tensor([sorted(lengths)]), limit=limit, buffer=buffer, penalty=penalty)[0]
-    assert (shaped.diff() <= 0).all()
-    assert (shaped <= 0).all()
-    assert (shaped >= -penalty * (1 + 1e-6)).all()
+@given(st.lists(st.integers(0, 200), min_size=2, max_size=20), st.integers(1, 150), st.data())
+def test_longer_responses_never_lose_less_and_none_more_than_one(lengths: list[int], limit: int, data) -> None:
+    buffer = data.draw(st.integers(1, limit))
+    verdict = Verdict(Outcome.correct, 1.0)
+    losses = [
+        overlong(Sample("", "", tokens=length, max_tokens=limit), verdict, buffer=buffer) for length in sorted(lengths)
+    ]
+    assert losses == sorted(losses, reverse=True)
+    assert all(-1 <= loss <= 0 for loss in losses)
 
 
 # --- importance ---

@@ -4,17 +4,17 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from delta.data.sampler import PromptSampler
 from delta.errors import WorkerError
-from delta.types import Prompt, Rollout, RolloutGroup, Verdict
+from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, Sample, Verdict
 from workers.controller.config import TrainConfig
 from workers.controller.evaluation import Scored
 from workers.rollout.engine import SamplingRequest
 from workers.rollout.pool import RolloutPool
 from workers.rollout.worker import RolloutTask
-from workers.verifier.pool import VerifierPool
+from workers.verifier.verifier import Verifier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,16 +38,16 @@ class Collected:
 
 
 class Collector:
-    """Turns prompts into scored groups, with the engines and verifiers of a run."""
+    """Turns prompts into scored groups, with the engines and the verifier of a run."""
 
     def __init__(
-        self, config: TrainConfig, sampler: PromptSampler, *, rollouts: RolloutPool, verifiers: VerifierPool
+        self, config: TrainConfig, sampler: PromptSampler, *, rollouts: RolloutPool, verifier: Verifier
     ) -> None:
-        """Sample from `sampler` with `rollouts`, score with `verifiers`."""
+        """Sample from `sampler` with `rollouts`, score with `verifier`."""
         self._config = config
         self._sampler = sampler
         self._rollouts = rollouts
-        self._verifiers = verifiers
+        self._verifier = verifier
 
     async def collect(self, step: int, *, taken: int) -> Collected:
         """A step's groups, one for each prompt; where asked to, those without a signal are replaced, within bounds.
@@ -60,7 +60,7 @@ class Collector:
             taken: Prompts taken from the stream before.
 
         Raises:
-            WorkerError: The verifiers could not judge too many of the answers.
+            WorkerError: The verifier could not judge too many of the answers.
         """
         wanted, refills = self._config.rollout.prompts_per_step, self._config.rollout.max_refills
         started = time.perf_counter()
@@ -121,8 +121,8 @@ class Collector:
         """Scored rollouts in no particular order, and the time at which the last one was sampled."""
 
         async def score(lot: list[Rollout]) -> list[Scored]:
-            verdicts = await self._verifiers.score([(rollout.text, prompts[rollout.group].answer) for rollout in lot])
-            return list(zip(lot, verdicts, strict=True))
+            verdicts = await self._verifier.score([self._sample(rollout, prompts[rollout.group]) for rollout in lot])
+            return [(rollout, self._charged(verdict)) for rollout, verdict in zip(lot, verdicts, strict=True)]
 
         scoring: list[asyncio.Task[list[Scored]]] = []
         try:
@@ -135,12 +135,27 @@ class Collector:
                 task.cancel()
         return [pair for lot in scored for pair in lot], generated
 
+    def _sample(self, rollout: Rollout, prompt: Prompt) -> Sample:
+        return Sample(
+            response=rollout.text,
+            answer=prompt.answer,
+            prompt=prompt.text,
+            tokens=len(rollout.token_ids),
+            max_tokens=self._config.rollout.max_new_tokens,
+            truncated=rollout.finish_reason is FinishReason.length,
+        )
+
+    def _charged(self, verdict: Verdict) -> Verdict:
+        """The verdict, on the answer's account if it ran out of time and that is what the user wants."""
+        charge = self._config.verifier.timeout_is_wrong and verdict.outcome is Outcome.timeout
+        return replace(verdict, charged=True) if charge else verdict
+
     def _check_failures(self, verdicts: Sequence[Verdict]) -> None:
-        failed = [verdict for verdict in verdicts if not verdict.outcome.is_judgement]
+        failed = [verdict for verdict in verdicts if not verdict.is_judged]
         limit = self._config.verifier.max_failure_rate
         if len(failed) > limit * len(verdicts):
             raise WorkerError(
-                f"the verifiers could not judge {len(failed)} of {len(verdicts)} answers (for example "
+                f"the verifier could not judge {len(failed)} of {len(verdicts)} answers (for example "
                 f"{failed[0].outcome.value}: {failed[0].detail}); expected at most "
                 f"verifier.max_failure_rate={limit:g}. Rewards would say more about the verifier than about the policy."
             )

@@ -6,13 +6,12 @@ from typing import Any
 
 from delta.errors import ConfigError
 from delta.losses import RegularizationConfig
-from delta.rewards import ShapingConfig
+from delta.rewards import RewardConfig
 from workers.cluster import ClusterConfig
 from workers.controller.metrics import LoggerConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig
 from workers.rollout.config import RolloutConfig
-from workers.verifier.config import VerifierConfig
 
 
 class Resume(Enum):
@@ -74,9 +73,9 @@ class TrainConfig:
     aggregation: Any = None
     importance: Any = None
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
-    shaping: ShapingConfig = field(default_factory=ShapingConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    verifier: VerifierConfig = field(default_factory=VerifierConfig)
+    verifier: Any = None
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -93,11 +92,6 @@ class TrainConfig:
                 f"learner.updates_per_step={self.learner.updates_per_step} mini-batches; use a multiple of "
                 f"{self.learner.updates_per_step} prompts, or another number of updates."
             )
-        if self.shaping.overlong_buffer > self.rollout.max_new_tokens:
-            raise ConfigError(
-                f"shaping.overlong_buffer={self.shaping.overlong_buffer} is longer than a rollout may be "
-                f"(rollout.max_new_tokens={self.rollout.max_new_tokens}); every rollout would be punished."
-            )
 
     @property
     def algorithm(self) -> AlgorithmConfig:
@@ -109,6 +103,4 @@ class TrainConfig:
             aggregation=self.aggregation,
             importance=self.importance,
             regularization=self.regularization,
-            shaping=self.shaping,
-            max_new_tokens=self.rollout.max_new_tokens,
         )

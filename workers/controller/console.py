@@ -19,6 +19,10 @@ class RunConsole:
         """Print to standard output, or nowhere."""
         self.console = Console(highlight=False, soft_wrap=True, quiet=quiet)
 
+    def warn(self, text: str) -> None:
+        """One line that should not be missed."""
+        self.console.print(text, style="bold yellow")
+
     def say(self, text: str) -> None:
         """One line."""
         self.console.print(text)
@@ -45,10 +49,11 @@ class RunConsole:
         """The line of a training step."""
         phases = ("generate", "score", "old_pass", "credit", "update", "sync")
         seconds = " ".join(f"{name.split('_')[0]} {row[f'time/{name}_s']:.2f}" for name in phases)
+        failed = f" | not judged {row['verifier/failed']:.0f}" if row["verifier/failed"] else ""
         self.console.print(
             f"step {row['step']:>{len(str(steps))}}/{steps}"
             f" | reward {row['reward/mean']:.3f} | accuracy {row['reward/correct']:.3f}"
-            f" | reasoned {row['rollout/reasoned']:.2f} | length {row['rollout/length_mean']:.1f}"
+            f"{failed} | reasoned {row['rollout/reasoned']:.2f} | length {row['rollout/length_mean']:.1f}"
             f" | entropy {row['policy/entropy']:.3f} | mismatch {row['policy/mismatch_max']:.0e}"
             f" | {row['time/step_s']:.2f} s: {seconds}"
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 
+from delta.data.references import reference_text
 from delta.diagnostics import is_reasoned
 from delta.types import Outcome, Prompt, Rollout, Verdict
 
@@ -74,7 +75,7 @@ def summarize(step: int, prompts: Sequence[Prompt], greedy: Sequence[Scored], sa
         answers=tuple(
             Answer(
                 prompt=prompts[rollout.group].text,
-                expected=prompts[rollout.group].answer,
+                expected=reference_text(prompts[rollout.group].answer),
                 response=rollout.text,
                 correct=verdict.outcome is Outcome.correct,
             )

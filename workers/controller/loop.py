@@ -16,6 +16,7 @@ from delta.data.sampler import PromptSampler
 from delta.diagnostics import batch_metrics, check_mismatch
 from delta.errors import StorageError, WorkerError
 from delta.types import Prompt, UpdateReport
+from workers.controller.alarms import ConstantRewardAlarm
 from workers.controller.checkpoints import FORMAT, CheckpointStore, Manifest, sizes
 from workers.controller.collection import Collected, Collector, rollout_seed
 from workers.controller.config import TrainConfig
@@ -28,7 +29,7 @@ from workers.learner.group import LearnerGroup
 from workers.rollout.engine import SamplingRequest
 from workers.rollout.pool import RolloutPool
 from workers.rollout.worker import RolloutTask
-from workers.verifier.pool import VerifierPool
+from workers.verifier.verifier import verifier_for
 
 PROBE_TOKENS = 64
 """Length of the parity probe."""
@@ -66,6 +67,7 @@ class Controller:
         self._step, self._taken = 0, 0  # steps done, prompts taken from the stream
         self._tracker = Tracker(config.logger, run_dir=run_dir, settings=self._trajectory)
         self._interruption = Interruption()
+        self._constant_reward = ConstantRewardAlarm(steps=config.verifier.constant_reward_steps)
         probe = [token for prompt in data.train[:PROBE_TOKENS] for token in prompt.token_ids]
         self._probe = (probe * 2)[:PROBE_TOKENS]
 
@@ -117,6 +119,8 @@ class Controller:
         self._step = step + 1
         self._taken += len(collected.sampled)
         now = time.perf_counter()
+        if alarm := self._constant_reward.observe(collected.sampled):
+            self._console.warn(alarm)
         for group in collected.filtered:
             self._filtered.append({"step": self._step, "prompt": group.prompt.id, "reason": "equal rewards"})
         return self._row(collected, report, sync_s=now - updated, step_s=now - started)
@@ -125,8 +129,8 @@ class Controller:
         """Start all processes and load the model into them; engines and learners load side by side."""
         config = self._config
         timeout_s = config.cluster.timeout_s
-        with self._console.phase("starting engine, verifiers and learners"):
-            self._verifiers = VerifierPool(config.verifier)
+        with self._console.phase("starting engines, verifier and learners"):
+            self._verifier = verifier_for(config.verifier, config.reward)
             self._rollouts = RolloutPool(
                 self._model_path, config.rollout, dtype=config.model.dtype, seed=config.seed, timeout_s=timeout_s
             )
@@ -140,10 +144,10 @@ class Controller:
                     mismatch_limit=config.rollout.mismatch_limit,
                 ),
                 self._rollouts.ready(),
-                self._verifiers.ready(),
+                self._verifier.ready(),
             )
             await self._learners.connect(self._rollouts.actors)
-        self._collector = Collector(config, self._sampler, rollouts=self._rollouts, verifiers=self._verifiers)
+        self._collector = Collector(config, self._sampler, rollouts=self._rollouts, verifier=self._verifier)
         self._check_space(parameters)
         self._console.say(
             f"policy: {parameters:,} parameters | {len(self._data.train):,} problems to train on, "
@@ -249,6 +253,7 @@ class Controller:
             "policy_version": self._step,
             **metrics,
             **report.metrics,
+            **self._verifier.take_statistics().metrics(),
             "sampling/groups": len(collected.sampled),
             "sampling/filtered": len(collected.filtered),
             "sampling/rounds": collected.rounds,

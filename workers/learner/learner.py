@@ -17,12 +17,11 @@ from torch import Tensor
 from delta.advantages import AdvantageConfig
 from delta.aggregations import AggregationConfig, MiniBatch
 from delta.credit import Credit, CreditConfig, CreditInputs, TokenSpace
-from delta.data.collate import MicroBatch, collate, lengths_of, pad_rows, response_index, rewards_of, row_index
+from delta.data.collate import MicroBatch, collate, pad_rows, response_index, rewards_of, row_index
 from delta.data.partition import partition_rows
 from delta.diagnostics import LearnerSums, check_mismatch
 from delta.importance import ImportanceConfig, NoneConfig
 from delta.losses import RegularizationConfig, kl_estimate, kl_penalty, weighted_sum
-from delta.rewards import ShapingConfig, overlong_penalty
 from delta.surrogates import SurrogateConfig
 from delta.tokens import OldTokens, join
 from delta.types import RolloutGroup, TrainBatch, UpdateReport
@@ -40,9 +39,6 @@ class AlgorithmConfig:
     aggregation: AggregationConfig
     importance: ImportanceConfig = field(default_factory=NoneConfig)
     regularization: RegularizationConfig = field(default_factory=RegularizationConfig)
-    shaping: ShapingConfig = field(default_factory=ShapingConfig)
-    max_new_tokens: int = 0
-    """The token limit that shaping keeps rollouts away from."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,13 +163,6 @@ class Learner:
 
     def _batch(self, groups: Sequence[RolloutGroup]) -> TrainBatch:
         rewards, judged = rewards_of(groups)
-        shaping = self._algorithm.shaping
-        rewards = rewards + overlong_penalty(
-            lengths_of(groups),
-            limit=self._algorithm.max_new_tokens,
-            buffer=shaping.overlong_buffer,
-            penalty=shaping.overlong_penalty,
-        )
         return collate(groups, self._algorithm.advantage.advantages(rewards, judged))
 
     def _shares(self, batch: TrainBatch, *, group_size: int) -> list[list[Share]]:

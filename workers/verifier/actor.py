@@ -1,7 +1,7 @@
-"""The verifier worker as a Ray actor."""
+"""The verifier's host as a Ray actor."""
 
 import ray
 
-from workers.verifier.worker import VerifierWorker
+from workers.verifier.host import VerifierHost
 
-VerifierActor = ray.remote(VerifierWorker)
+VerifierActor = ray.remote(VerifierHost)

@@ -1,89 +1,159 @@
-"""The verifier pool: deals answers to workers, replaces the ones that die or hang, and always answers."""
+"""The verifier pool: an actor on every node, answers dealt to the least busy, and always one verdict for each."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from delta.types import Outcome, Verdict
+from delta.errors import WorkerError
+from delta.rewards import RewardConfig
+from delta.types import Outcome, Sample, Verdict
+from workers.calls import gather
 from workers.verifier.actor import VerifierActor
-from workers.verifier.config import VerifierConfig
+from workers.verifier.cache import VerdictCache
+from workers.verifier.config import PoolConfig, ScoringConfig
+from workers.verifier.supervisor import workers_for
+from workers.verifier.verifier import VerifierStatistics
 
-Answer = tuple[str, str]
-"""A response and its reference answer."""
+LOT = 16
+"""Answers in one call to an actor: enough to hide the call, few enough to deal evenly."""
+MAX_LOST = 3
+"""Actors that an answer may be lost with before it gets the outcome `error`."""
+START_S = 300.0
+"""How long an actor may take to load."""
+
+
+@dataclass(slots=True, eq=False)
+class Host:
+    """An actor, where it runs, and what it has to do."""
+
+    node_id: str
+    workers: int
+    actor: Any
+    load: int = 0
+    """Answers it has."""
+    loading: "asyncio.Task[None] | None" = field(default=None)
 
 
 class VerifierPool:
-    """Scores lots of answers on Ray actors; every answer gets exactly one verdict.
+    """Scores answers on the cluster's CPUs.
 
-    A lot whose worker dies or exceeds the deadline is scored again answer by answer, so that only the culprit is
-    charged: its outcome is `timeout` (or `error` when it kills its worker twice), its neighbours keep their own.
+    Every node has an actor with killable worker processes. An answer that hangs or kills its process is that process's
+    and nobody else's trouble; a lost actor is replaced and its answers are scored elsewhere. `score` waits while all
+    actors have their hands full, which is what slows rollouts down to what can be verified.
     """
 
-    def __init__(self, config: VerifierConfig) -> None:
-        """Start the workers."""
+    def __init__(self, config: PoolConfig, reward: RewardConfig) -> None:
+        """Start an actor on every node that has CPUs."""
         self._config = config
-        self._idle: asyncio.Queue[Any] = asyncio.Queue()
-        self.actors = {self._start() for _ in range(config.num_workers)}
-        self._loaded: set[Any] = set()
-        for actor in self.actors:
-            self._idle.put_nowait(actor)
+        self._scoring = ScoringConfig(config, reward)
+        self._cache = VerdictCache(config.cache_size)
+        self._statistics = VerifierStatistics()
+        self._counted_hits = 0
+        self._room = asyncio.Condition()
+        self._hosts = [
+            self._start(node["NodeID"], workers_for(self._scoring, cpus=node["Resources"]["CPU"]))
+            for node in ray.nodes()
+            if node["Alive"] and node["Resources"].get("CPU")
+        ]
+        if not self._hosts:
+            raise WorkerError("no node of the cluster has CPUs for verifiers; expected at least one.")
+
+    @property
+    def actors(self) -> list[Any]:
+        """The actors there are now."""
+        return [host.actor for host in self._hosts]
 
     async def ready(self) -> None:
-        """Return once all workers have loaded."""
-        await asyncio.gather(*(self._warm(actor) for actor in self.actors))
+        """Return once all actors have loaded."""
+        await asyncio.gather(*(self._loaded(host) for host in self._hosts))
 
-    async def score(self, answers: Sequence[Answer]) -> list[Verdict]:
-        """Verdicts in the order of the answers; waits for a free worker."""
-        verdicts = await self._attempt(answers, timeout_s=self._config.timeout_s)
-        if isinstance(verdicts, list):
-            return verdicts
-        if len(answers) > 1:
-            return [verdict for answer in answers for verdict in await self.score([answer])]
-        if verdicts is Outcome.error:  # an innocent answer may have met a dying worker: one more try
-            verdicts = await self._attempt(answers, timeout_s=self._config.timeout_s)
-            if isinstance(verdicts, list):
-                return verdicts
-        detail = f"no verdict within {self._config.timeout_s} s" if verdicts is Outcome.timeout else "worker died"
-        return [Verdict(verdicts, 0.0, detail)]
+    async def score(self, samples: Sequence[Sample]) -> list[Verdict]:
+        """Verdicts in the order of the samples; waits while the pool is full."""
+        return await self._cache.score(samples, self._score)
+
+    def take_statistics(self) -> VerifierStatistics:
+        """What happened since the last call."""
+        taken, self._statistics = self._statistics, VerifierStatistics()
+        taken.cached, self._counted_hits = self._cache.hits - self._counted_hits, self._cache.hits
+        return taken
 
     def close(self) -> None:
-        """End the workers."""
-        for actor in self.actors:
-            ray.kill(actor)
-        self.actors.clear()
+        """End the actors; their processes end with them."""
+        for host in self._hosts:
+            ray.kill(host.actor)
+        self._hosts.clear()
 
-    async def _attempt(self, answers: Sequence[Answer], *, timeout_s: float) -> list[Verdict] | Outcome:
-        """One call to one worker; an outcome instead of verdicts means that the worker had to be replaced."""
-        actor = await self._idle.get()
+    async def _score(self, samples: Sequence[Sample]) -> list[Verdict]:
+        lots = [samples[first : first + LOT] for first in range(0, len(samples), LOT)]
+        return [verdict for lot in await asyncio.gather(*map(self._score_lot, lots)) for verdict in lot]
+
+    async def _score_lot(self, lot: Sequence[Sample]) -> list[Verdict]:
+        for _ in range(MAX_LOST):
+            async with self._free_host(len(lot)) as host:
+                try:
+                    await self._loaded(host)
+                    verdicts: list[Verdict] = await asyncio.wait_for(host.actor.score.remote(lot), self._stall_s(host))
+                except (ray.exceptions.RayActorError, TimeoutError):
+                    self._replace(host)
+                    self._statistics.retried += len(lot)
+                else:
+                    return verdicts
+        return [Verdict(Outcome.error, 0.0, f"{MAX_LOST} verifier actors were lost with this answer")] * len(lot)
+
+    @contextlib.asynccontextmanager
+    async def _free_host(self, answers: int) -> Any:
+        """The least busy actor, once it has room."""
+        async with self._room:
+            await self._room.wait_for(lambda: self._least_busy().load < self._limit(self._least_busy()))
+            host = self._least_busy()
+            host.load += answers
         try:
-            if actor not in self._loaded:  # the deadline is for the answer, not for the start of a process
-                await self._warm(actor)
-            verdicts: list[Verdict] = await asyncio.wait_for(actor.score.remote(list(answers)), timeout_s)
-        except TimeoutError:
-            actor = self._replace(actor)
-            return Outcome.timeout
-        except ray.exceptions.RayActorError:
-            actor = self._replace(actor)
-            return Outcome.error
-        else:
-            return verdicts
+            yield host
         finally:
-            self._idle.put_nowait(actor)
+            async with self._room:
+                host.load -= answers
+                self._room.notify_all()
 
-    async def _warm(self, actor: Any) -> None:
-        await actor.ready.remote()
-        self._loaded.add(actor)
+    def _least_busy(self) -> Host:
+        return min(self._hosts, key=lambda host: host.load / host.workers)
 
-    def _replace(self, actor: Any) -> Any:
-        ray.kill(actor)
-        self.actors.discard(actor)
-        self._loaded.discard(actor)
-        replacement = self._start()
-        self.actors.add(replacement)
-        return replacement
+    def _limit(self, host: Host) -> int:
+        return self._config.max_in_flight * host.workers
 
-    @staticmethod
-    def _start() -> Any:
-        return VerifierActor.options(num_cpus=0, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}}).remote()
+    def _stall_s(self, host: Host) -> float:
+        """When an actor that has not answered is taken for lost: after all its answers could have timed out twice."""
+        longest = max(self._config.timeout_s, self._config.code_deadline_s) + self._config.patience_s
+        return START_S + 2 * longest * (host.load / host.workers + 1)
+
+    async def _loaded(self, host: Host) -> None:
+        """Wait until the actor has loaded: the time an answer may take is for the answer."""
+        if host.loading is None:
+            host.loading = asyncio.ensure_future(self._load(host))
+        await asyncio.shield(host.loading)
+
+    async def _load(self, host: Host) -> None:
+        await gather(
+            {f"verifier on node {host.node_id[:8]}": host.actor.ready.remote()}, phase="loading", timeout_s=START_S
+        )
+
+    def _replace(self, host: Host) -> None:
+        """Start another actor in the place of a lost one, once."""
+        if host in self._hosts:
+            ray.kill(host.actor)
+            self._statistics.replaced += 1
+            self._hosts[self._hosts.index(host)] = self._start(host.node_id, host.workers)
+
+    def _start(self, node_id: str, workers: int) -> Host:
+        actor = VerifierActor.options(
+            num_cpus=0,
+            max_concurrency=1000,
+            # Soft: when the node is gone, another one takes over.
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=True),
+            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
+        ).remote(self._scoring, workers=workers)
+        return Host(node_id, workers, actor)

@@ -1,34 +1,45 @@
-"""A verifier worker: scores answers in a process of its own, which may be killed at any time."""
+"""A worker: scores what it is sent, in a process of its own, which may be killed at any time."""
 
-import os
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+import resource
+from multiprocessing.connection import Connection
+from typing import Protocol
 
-from delta.rewards import judge_final_answer
-from delta.types import Outcome, Verdict
+from delta.types import Sample, Verdict
+
+
+class Scores(Protocol):
+    """What a worker works with; see `Scorer`."""
+
+    def score(self, sample: Sample) -> Verdict:
+        """One verdict."""
+
+    def close(self) -> None:
+        """Leave nothing behind."""
 
 
 class VerifierWorker:
-    """Scores responses against reference answers, one after another."""
+    """Answers one sample after another until it is told to end, or has grown too large."""
 
-    def ready(self) -> None:
-        """Load what odd answers need, which takes sympy a second, before the first deadline runs."""
-        judge_final_answer("#### 1", "\\frac{2}{2}")
+    def __init__(self, scorer: Scores, *, memory_mib: int) -> None:
+        """Score with `scorer` in at most `memory_mib` of address space."""
+        self._scorer = scorer
+        self._memory_mib = memory_mib
 
-    def pid(self) -> int:
-        """This process, for whoever watches or kills it."""
-        return os.getpid()
-
-    def score(self, answers: Sequence[tuple[str, str]]) -> list[Verdict]:
-        """One verdict for each pair of response and reference answer."""
-        return [self._score(response, answer) for response, answer in answers]
-
-    @staticmethod
-    def _score(response: str, answer: str) -> Verdict:
-        started = time.perf_counter()
+    def serve(self, connection: "Connection[tuple[Verdict, bool], Sample]") -> None:
+        """Answer with each sample's verdict, and whether this worker ends after it."""
+        limit = self._memory_mib * 2**20
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         try:
-            verdict = judge_final_answer(response, answer)
-        except Exception as error:  # noqa: BLE001  the boundary: whatever a response provokes is an outcome, not a crash
-            verdict = Verdict(Outcome.error, 0.0, f"{type(error).__name__}: {error}"[:200])
-        return replace(verdict, seconds=time.perf_counter() - started)
+            while True:
+                try:
+                    sample = connection.recv()
+                except EOFError:
+                    return
+                verdict = self._scorer.score(sample)
+                # Sympy remembers what it has seen; a fresh fork costs less than a machine that swaps.
+                retires = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > self._memory_mib * 2**10 // 4
+                connection.send((verdict, retires))
+                if retires:
+                    return
+        finally:
+            self._scorer.close()

@@ -27,7 +27,6 @@ from delta.credit.share import Keep
 from delta.errors import MismatchError
 from delta.importance import Level, MaskedConfig, TruncatedConfig
 from delta.losses import KlEstimator, RegularizationConfig
-from delta.rewards import ShapingConfig
 from delta.surrogates import CispoConfig, ClippedConfig, GspoConfig, SapoConfig
 from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, Verdict
 from workers.learner.config import LearnerConfig
@@ -114,13 +113,7 @@ ALGORITHMS = {
         aggregation=SequenceMeanConfig(),
         importance=MaskedConfig(level=Level.sequence, low=1e-9, high=1e9),  # the policy has moved far by then
     ),
-    "SAPO, shaped": replace(
-        DELTA,
-        credit=UniformConfig(),
-        surrogate=SapoConfig(),
-        shaping=ShapingConfig(overlong_buffer=30),
-        max_new_tokens=60,
-    ),
+    "SAPO": replace(DELTA, credit=UniformConfig(), surrogate=SapoConfig()),
     "CISPO on a random half": replace(DELTA, credit=ShareConfig(keep=Keep.random), surrogate=CispoConfig()),
     "FIPO": replace(DELTA, credit=FipoConfig()),
     "forking": replace(DELTA, credit=ForkingConfig()),
