@@ -10,11 +10,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from delta.data.problems import ProblemSet, encode_problems
 from delta.data.sources import load_problems
 from delta.errors import ConfigError, DataError, ModelError, StorageError
-from delta.rewards import judge_final_answer
-from delta.types import Outcome, Prompt
+from delta.rewards import check_reference
+from delta.rewards.plugin import find
+from delta.types import FunctionTests, Outcome, PluginAnswer, Prompt, Sample
 from workers.controller.config import Resume, TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.loop import RunData
+from workers.verifier.config import PoolConfig, ScoringConfig
+from workers.verifier.supervisor import Supervisor
 from workers.warm_start.config import PretrainedModelConfig, WarmStartModelConfig
 from workers.warm_start.make import warm_start
 from workers.warm_start.tokenizer import byte_tokenizer
@@ -47,7 +50,8 @@ def prepare(config: TrainConfig, settings: DictConfig, console: RunConsole) -> P
         check_model(config.model)
     check_context(config)
     problems = load_problems(config.data, seed=config.seed)
-    check_known_answer(problems)
+    check_references(problems, console)
+    check_known_answer(config, problems)
     tokenizer = load_tokenizer(config)
     data = encode(config, problems, tokenizer, console)
     run_dir = open_run_dir(config)
@@ -113,15 +117,55 @@ def load_tokenizer(config: TrainConfig) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_known_answer(problems: ProblemSet) -> None:
-    """The reference answer of the first problem must score as correct: a verifier that fails here fails everywhere."""
-    problem = (*problems.train, *problems.held_out)[0]
-    verdict = judge_final_answer(f"#### {problem.answer}", problem.answer)
-    if verdict.outcome is not Outcome.correct:
-        raise DataError(
-            f"problem {problem.id}: its own answer {problem.answer[:80]!r} scores as {verdict.outcome.value} "
-            f"({verdict.detail}). Expected a short final answer: a number or a mathematical expression on one line."
+def check_references(problems: ProblemSet, console: RunConsole) -> None:
+    """Name the problems whose reference answers cannot be read: no answer, or only the same text, would be right."""
+    found = {
+        problem.id: trouble
+        for problem in (*problems.train, *problems.held_out)
+        if isinstance(problem.answer, str) and (trouble := check_reference(problem.answer)) is not None
+    }
+    if found:
+        some = ", ".join(list(found)[:10]) + (", ..." if len(found) > 10 else "")
+        console.warn(
+            f"{len(found)} of {len(problems.train) + len(problems.held_out)} reference answers cannot be read: {some}. "
+            f"{next(iter(found.values()))} Mend or remove them; no other spelling of them will score."
         )
+
+
+def check_known_answer(config: TrainConfig, problems: ProblemSet) -> None:
+    """A known answer must score as correct in a real worker process: a verifier that fails here fails everywhere.
+
+    Of math, the first problem's own answer; for code, a sandbox must run a program; other judges must be there.
+
+    Raises:
+        ConfigError: A judge, a sandbox or a part of the reward cannot work.
+        DataError: The problem's own answer is not correct.
+    """
+    if not isinstance(config.verifier, PoolConfig):
+        return  # a service elsewhere, which is asked when the run starts
+    first = {type(problem.answer): problem for problem in reversed((*problems.train, *problems.held_out))}
+    supervisor = Supervisor(ScoringConfig(config.verifier, config.reward), workers=1)
+    try:
+        for problem in first.values():
+            if isinstance(problem.answer, PluginAnswer):
+                find(problem.answer.judge)
+                continue
+            response, answer = (
+                (f"\\boxed{{{problem.answer}}}", problem.answer)
+                if isinstance(problem.answer, str)
+                else ("def one():\n    return 1\n", FunctionTests("assert one() == 1", "one"))
+            )
+            sample = Sample(response, answer, tokens=1, max_tokens=config.rollout.max_new_tokens)
+            (verdict,) = supervisor.score([sample])
+            if not verdict.outcome.is_judgement:
+                raise ConfigError(f"the verifier fails on a known answer ({verdict.outcome.value}): {verdict.detail}")
+            if verdict.outcome is not Outcome.correct:
+                raise DataError(
+                    f"problem {problem.id}: its own answer {response[:80]!r} scores as {verdict.outcome.value} "
+                    f"({verdict.detail}). Expected a short final answer: a number or a mathematical expression."
+                )
+    finally:
+        supervisor.close()
 
 
 def encode(

@@ -58,7 +58,7 @@ VARIANTS: dict[str, dict[str, type]] = {
     "surrogate": variants_in(delta.surrogates, SurrogateConfig),
     "aggregation": variants_in(delta.aggregations, AggregationConfig),
     "importance": variants_in(delta.importance, ImportanceConfig),
-    "reward": {"reward": RewardConfig},
+    "reward": {"correctness": RewardConfig},
     "verifier": {"pool": PoolConfig, "remote": RemoteConfig},
 }
 

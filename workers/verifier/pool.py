@@ -98,7 +98,7 @@ class VerifierPool:
                 try:
                     await self._loaded(host)
                     verdicts: list[Verdict] = await asyncio.wait_for(host.actor.score.remote(lot), self._stall_s(host))
-                except (ray.exceptions.RayActorError, TimeoutError):
+                except (ray.exceptions.RayActorError, WorkerError, TimeoutError):
                     self._replace(host)
                     self._statistics.retried += len(lot)
                 else:

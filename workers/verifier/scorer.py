@@ -68,7 +68,7 @@ class Scorer:
 
 def _seed() -> None:
     """Sympy compares at random points and a user's judge may sample: the same answer meets the same luck."""
-    from sympy.core.random import seed
+    from sympy.core.random import seed  # type: ignore[import-untyped]
 
     random.seed(0)
     seed(0)

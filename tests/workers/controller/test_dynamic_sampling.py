@@ -13,6 +13,7 @@ from workers.controller.collection import Collector
 from workers.controller.config import TrainConfig
 from workers.learner.config import LearnerConfig
 from workers.rollout.config import RolloutConfig
+from workers.verifier.config import PoolConfig
 from workers.warm_start.config import WarmStartModelConfig
 
 WANTED = 4
@@ -41,16 +42,16 @@ class FakeRollouts:
             ]
 
 
-class FakeVerifiers:
+class FakeVerifier:
     """Half of the answers to a prompt of the given numbers are right, all others wrong."""
 
     def __init__(self, mixed):
         self._mixed = mixed
 
-    async def score(self, answers):
+    async def score(self, samples):
         verdicts = []
-        for text, _ in answers:
-            number, index = map(int, text.split())
+        for sample in samples:
+            number, index = map(int, sample.response.split())
             right = number in self._mixed and index == 0
             verdicts.append(Verdict(Outcome.correct if right else Outcome.wrong, float(right)))
         return verdicts
@@ -62,8 +63,9 @@ def collector(*, mixed, max_refills):
         data=ArithmeticConfig(),
         rollout=RolloutConfig(prompts_per_step=WANTED, group_size=2, max_refills=max_refills),
         learner=LearnerConfig(updates_per_step=2),
+        verifier=PoolConfig(),
     )
-    return Collector(config, prompts(), rollouts=FakeRollouts(), verifiers=FakeVerifiers(mixed))
+    return Collector(config, prompts(), rollouts=FakeRollouts(), verifier=FakeVerifier(mixed))
 
 
 def prompts():
