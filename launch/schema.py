@@ -28,6 +28,7 @@ from delta.data.sources import Gsm8kExpressionsConfig, JsonlConfig
 from delta.importance import ImportanceConfig
 from delta.rewards import RewardConfig
 from delta.surrogates import SurrogateConfig
+from launch.verification import VerifyConfig
 from workers.controller.config import TrainConfig
 from workers.verifier.config import PoolConfig, RemoteConfig
 from workers.warm_start.config import PretrainedModelConfig, WarmStartModelConfig
@@ -67,6 +68,7 @@ def register() -> None:
     """Make all schemas known; to be called before Hydra composes."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
+    store.store(name="verify_schema", node=VerifyConfig)
     for group, variants in VARIANTS.items():
         for name, schema in variants.items():
             store.store(group=group, name=f"{name}_schema", node=schema)
