@@ -57,7 +57,11 @@ class Reward:
         for name, part in config.parts.items():
             if not part.function:
                 raise ConfigError(f"reward.parts.{name}.function is empty: expected package.module.function.")
-            self._parts[name] = (find(part.function), part.weight, dict(part.options))
+            try:
+                function = find(part.function)
+            except ConfigError as error:
+                raise ConfigError(f"reward.parts.{name}: {error}") from error
+            self._parts[name] = (function, part.weight, dict(part.options))
 
     def of(self, sample: Sample, verdict: Verdict) -> Verdict:
         """The judge's verdict with the whole reward, and its parts on the record.
@@ -67,7 +71,7 @@ class Reward:
         What was not judged gets no reward and no parts.
 
         Raises:
-            ValueError: A part is no finite number.
+            ValueError: A part, or the sum, is no finite number.
         """
         if not verdict.outcome.is_judgement:
             return replace(verdict, reward=0.0)
@@ -77,4 +81,6 @@ class Reward:
             if not math.isfinite(values[name]):
                 raise ValueError(f"reward part {name} is {values[name]}; expected a finite number")
         total = sum(weight * values[name] for name, (_, weight, _) in self._parts.items())
+        if not math.isfinite(total):
+            raise ValueError(f"the reward is {total}; expected a finite number, made of {values}")
         return replace(verdict, reward=total, parts=values)

@@ -1,5 +1,6 @@
 """Samples and verdicts as the JSON rows of `delta-verify` and of the scoring service."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -60,19 +61,27 @@ def verdict_from_row(row: Mapping[str, Any]) -> Verdict:
     try:
         return Verdict(
             outcome=Outcome(row["outcome"]),
-            reward=float(row["reward"]),
+            reward=_finite(row["reward"]),
             detail=str(row.get("detail", "")),
-            seconds=float(row.get("seconds", 0.0)),
-            parts={str(name): float(value) for name, value in row.get("parts", {}).items()},
+            seconds=_finite(row.get("seconds", 0.0)),
+            queue_seconds=_finite(row.get("queue_seconds", 0.0)),
+            parts={str(name): _finite(value) for name, value in row.get("parts", {}).items()},
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{row!r:.80} is no verdict ({type(error).__name__}: {error})") from error
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{str(row)[:80]} is no verdict ({type(error).__name__}: {error})") from error
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is no finite number")
+    return number
 
 
 def _typed(row: Mapping[str, Any], name: str, kind: type, default: Any) -> Any:
     value = row.get(name)
     if value is None:
         return default
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f"{name} is {value!r:.80}. Expected a JSON {kind.__name__}.")
     return value
