@@ -49,16 +49,33 @@ def score_code(
     return _score(program, parse_reference({"task": "code", "tests": tests, "entry_point": entry_point}))
 
 
-_supervisors: dict[int, Supervisor] = {}
-"""By process: a fork of the caller gets its own."""
-_lock = threading.Lock()
+class _Shared:
+    """This process's supervisor, once it is needed; a fork of the process gets its own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._supervisor: Supervisor | None = None
+
+    def supervisor(self) -> Supervisor:
+        with self._lock:
+            if self._supervisor is None:
+                self._supervisor = Supervisor(ScoringConfig(PoolConfig(cpu_share=1.0), RewardConfig()))
+            return self._supervisor
+
+    def close(self) -> None:
+        if self._supervisor is not None:
+            self._supervisor.close()
+
+    def forget(self) -> None:
+        """In a fork: what it inherited belongs to the parent, with a lock that somebody there may hold."""
+        self._lock = threading.Lock()
+        self._supervisor = None
+
+
+_shared = _Shared()
+atexit.register(_shared.close)
+os.register_at_fork(after_in_child=_shared.forget)
 
 
 def _score(response: str, answer: Reference) -> Verdict:
-    with _lock:
-        supervisor = _supervisors.get(os.getpid())
-        if supervisor is None:
-            supervisor = Supervisor(ScoringConfig(PoolConfig(cpu_share=1.0), RewardConfig()))
-            _supervisors[os.getpid()] = supervisor
-            atexit.register(supervisor.close)
-    return supervisor.submit(Sample(response, answer)).result()
+    return _shared.supervisor().submit(Sample(response, answer)).result()

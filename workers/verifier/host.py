@@ -20,14 +20,11 @@ class VerifierHost:
         """Return once the processes can start; raise if they never will."""
         await asyncio.to_thread(self._supervisor.ready)
 
-    async def score(self, samples: Sequence[Sample]) -> list[Verdict]:
-        """Verdicts in the order of the samples."""
-        return await asyncio.gather(*(asyncio.wrap_future(self._supervisor.submit(sample)) for sample in samples))
+    async def score(self, samples: Sequence[Sample]) -> tuple[list[Verdict], int]:
+        """Verdicts in the order of the samples; and the worker processes that died or were killed so far."""
+        futures = [asyncio.wrap_future(self._supervisor.submit(sample)) for sample in samples]
+        return await asyncio.gather(*futures), self._supervisor.replaced
 
     async def pids(self) -> list[int]:
         """This process and its workers, for whoever watches or kills them."""
         return [os.getpid(), *self._supervisor.pids]
-
-    async def replaced(self) -> int:
-        """Worker processes that died or were killed so far."""
-        return self._supervisor.replaced

@@ -20,7 +20,7 @@ from workers.verifier.supervisor import workers_for
 from workers.verifier.verifier import VerifierStatistics
 
 LOT = 16
-"""Answers in one call to an actor: enough to hide the call, few enough to deal evenly."""
+"""Answers in one call to an actor, at most: enough to hide the call, few enough to deal evenly."""
 MAX_LOST = 3
 """Actors that an answer may be lost with before it gets the outcome `error`."""
 START_S = 300.0
@@ -36,6 +36,8 @@ class Host:
     actor: Any
     load: int = 0
     """Answers it has."""
+    replaced: int = 0
+    """Worker processes that it has lost, as far as it has said."""
     loading: "asyncio.Task[None] | None" = field(default=None)
 
 
@@ -89,7 +91,8 @@ class VerifierPool:
         self._hosts.clear()
 
     async def _score(self, samples: Sequence[Sample]) -> list[Verdict]:
-        lots = [samples[first : first + LOT] for first in range(0, len(samples), LOT)]
+        size = min(LOT, self._config.max_in_flight)
+        lots = [samples[first : first + size] for first in range(0, len(samples), size)]
         return [verdict for lot in await asyncio.gather(*map(self._score_lot, lots)) for verdict in lot]
 
     async def _score_lot(self, lot: Sequence[Sample]) -> list[Verdict]:
@@ -97,19 +100,21 @@ class VerifierPool:
             async with self._free_host(len(lot)) as host:
                 try:
                     await self._loaded(host)
-                    verdicts: list[Verdict] = await asyncio.wait_for(host.actor.score.remote(lot), self._stall_s(host))
+                    verdicts, replaced = await asyncio.wait_for(host.actor.score.remote(lot), self._stall_s(host))
                 except (ray.exceptions.RayActorError, WorkerError, TimeoutError):
                     self._replace(host)
                     self._statistics.retried += len(lot)
                 else:
-                    return verdicts
+                    self._statistics.replaced += max(replaced - host.replaced, 0)
+                    host.replaced = max(replaced, host.replaced)
+                    return verdicts  # type: ignore[no-any-return]
         return [Verdict(Outcome.error, 0.0, f"{MAX_LOST} verifier actors were lost with this answer")] * len(lot)
 
     @contextlib.asynccontextmanager
     async def _free_host(self, answers: int) -> Any:
         """The least busy actor, once it has room."""
         async with self._room:
-            await self._room.wait_for(lambda: self._least_busy().load < self._limit(self._least_busy()))
+            await self._room.wait_for(lambda: self._least_busy().load + answers <= self._limit(self._least_busy()))
             host = self._least_busy()
             host.load += answers
         try:
@@ -127,7 +132,7 @@ class VerifierPool:
 
     def _stall_s(self, host: Host) -> float:
         """When an actor that has not answered is taken for lost: after all its answers could have timed out twice."""
-        longest = max(self._config.timeout_s, self._config.code_deadline_s) + self._config.patience_s
+        longest = max(self._config.timeout_s, self._config.code_deadline_s)
         return START_S + 2 * longest * (host.load / host.workers + 1)
 
     async def _loaded(self, host: Host) -> None:

@@ -1,62 +1,151 @@
-"""Every answer gets exactly one verdict, whatever happens to the workers."""
+"""Every answer gets exactly one verdict, whatever happens to the workers and to the actors that hold them."""
 
 import asyncio
 import os
 import signal
 
 import pytest
-import ray
 
-from delta.types import Outcome
-from workers.verifier.config import VerifierConfig
+from delta.errors import ConfigError
+from delta.rewards import PartConfig, RewardConfig
+from delta.types import Outcome, Sample
+from tests.workers.verifier import judges
+from tests.workers.verifier.leftovers import alive, below, none_left
+from workers.verifier.config import PoolConfig
 from workers.verifier.pool import VerifierPool
 
 pytestmark = pytest.mark.ray
 
 
-async def with_pool(config: VerifierConfig, use):
-    pool = VerifierPool(config)
-    try:
-        await pool.ready()
-        return await use(pool)
-    finally:
-        pool.close()
+def use_pool(use, *, reward: RewardConfig | None = None, **config):
+    """What `use` returns, with a pool that is closed afterwards."""
+
+    async def run():
+        pool = VerifierPool(PoolConfig(**({"num_workers": 2, "timeout_s": 60.0} | config)), reward or RewardConfig())
+        try:
+            return await use(pool)
+        finally:
+            pool.close()
+
+    return asyncio.run(run())
 
 
-@pytest.mark.slow
+def outcomes(verdicts):
+    return [verdict.outcome for verdict in verdicts]
+
+
+def naps(count: int) -> list[Sample]:
+    """Answers that differ and take some milliseconds each."""
+    return [judges.of("sleeps", "0.005", answer=str(index)) for index in range(count)]
+
+
+async def pids(pool) -> list[int]:
+    (actor,) = pool.actors
+    return await actor.pids.remote()
+
+
 def test_verdicts_come_in_the_order_of_the_answers(ray_cluster):
-    answers = [(f"#### {i % 7}", str(i % 5)) for i in range(50)]
-    verdicts = asyncio.run(with_pool(VerifierConfig(num_workers=2), lambda pool: pool.score(answers)))
-    assert [verdict.outcome is Outcome.correct for verdict in verdicts] == [i % 7 == i % 5 for i in range(50)]
+    samples = [
+        judges.of("echo", str(index / 100)) if index % 2 else Sample(f"#### {index % 7}", str(index % 5))
+        for index in range(100)
+    ]
+    verdicts = use_pool(lambda pool: pool.score(samples))
+    expected = [index / 100 if index % 2 else float(index % 7 == index % 5) for index in range(100)]
+    assert [verdict.reward for verdict in verdicts] == expected
 
 
-@pytest.mark.slow
-def test_a_worker_killed_in_flight_costs_only_a_retry(ray_cluster):
-    answers = [(f"#### \\frac{{{i}}}{{2}}", str(i / 2)) for i in range(1000)]
+@pytest.mark.parametrize("victim", ["worker", "actor"])
+def test_what_is_killed_in_flight_costs_only_a_retry(ray_cluster, victim):
+    samples = naps(400)
 
     async def use(pool: VerifierPool):
-        (actor,) = pool.actors
-        pid = await actor.pid.remote()
-        scoring = asyncio.create_task(pool.score(answers))
-        await asyncio.sleep(0.05)
-        os.kill(pid, signal.SIGKILL)
-        verdicts = await scoring
-        (replacement,) = pool.actors
-        return verdicts, pid, await replacement.pid.remote()
+        await pool.ready()
+        lots = [asyncio.create_task(pool.score(samples[first : first + 50])) for first in range(0, 400, 50)]
+        await asyncio.wait(lots, return_when=asyncio.FIRST_COMPLETED)
+        actor, *workers = await pids(pool)
+        os.kill(actor if victim == "actor" else workers[0], signal.SIGKILL)
+        verdicts = [verdict for lot in await asyncio.gather(*lots) for verdict in lot]
+        return verdicts, pool.take_statistics(), actor, (await pids(pool))[0]
 
-    verdicts, pid, new_pid = asyncio.run(with_pool(VerifierConfig(num_workers=1, timeout_s=60), use))
-    assert [verdict.outcome for verdict in verdicts] == [Outcome.correct] * 1000
-    assert new_pid != pid
+    verdicts, statistics, before, after = use_pool(use)
+    assert outcomes(verdicts) == [Outcome.correct] * 400
+    assert statistics.replaced >= 1
+    assert (before != after) == (victim == "actor")
+    assert (statistics.retried > 0) == (victim == "actor")
 
 
-@pytest.mark.slow
-def test_only_the_answer_that_hangs_times_out(ray_cluster):
-    # math-verify's own limits are several seconds; the pool's deadline is shorter and ends the worker.
-    hostile = ("#### " + "9^{" * 6 + "9" + "}" * 6 + "+x", "7+x")
-    answers = [("#### 1", "1"), hostile, ("#### 2", "3")]
-    config = VerifierConfig(num_workers=1, timeout_s=0.5)
-    verdicts = asyncio.run(with_pool(config, lambda pool: pool.score(answers)))
-    assert verdicts[0].outcome is Outcome.correct
-    assert verdicts[2].outcome is Outcome.wrong
-    assert verdicts[1].outcome in (Outcome.timeout, Outcome.wrong)
-    assert ray.is_initialized()
+def test_an_answer_that_hangs_and_one_that_kills_cost_the_others_nothing(ray_cluster):
+    samples = [*naps(20), judges.of("spins_in_c"), judges.of("dies"), *naps(20)]
+    verdicts = use_pool(lambda pool: pool.score(samples), timeout_s=2.0)
+    assert outcomes(verdicts) == [Outcome.correct] * 20 + [Outcome.timeout, Outcome.error] + [Outcome.correct] * 20
+
+
+def test_equal_answers_are_scored_once(ray_cluster):
+    async def use(pool: VerifierPool):
+        first = await pool.score([*naps(5), *naps(5)])
+        again, more = await asyncio.gather(pool.score(naps(5)), pool.score(naps(6)))
+        return [*first, *again, *more], pool.take_statistics().cached, pool.take_statistics().cached
+
+    verdicts, cached, since = use_pool(use)
+    assert outcomes(verdicts) == [Outcome.correct] * 21
+    assert (cached, since) == (15, 0)
+
+
+def test_failures_are_not_remembered(ray_cluster):
+    async def use(pool: VerifierPool):
+        first = await pool.score([judges.of("raises"), judges.of("raises")])
+        again = await pool.score([judges.of("raises")])
+        return [*first, *again], pool.take_statistics().cached
+
+    verdicts, cached = use_pool(use)
+    assert outcomes(verdicts) == [Outcome.error] * 3
+    assert cached == 1  # the one that waited for its equal
+
+
+@pytest.mark.parametrize(("workers", "max_in_flight"), [(2, 3), (1, 1), (1, 20)])
+def test_no_actor_is_sent_more_than_the_limit(ray_cluster, workers, max_in_flight):
+    loads = []
+
+    async def watch(host):
+        while True:
+            loads.append(host.load)
+            await asyncio.sleep(0)
+
+    async def use(pool: VerifierPool):
+        (host,) = pool._hosts
+        watching = asyncio.create_task(watch(host))
+        lots = await asyncio.gather(*(pool.score(naps(120)[first : first + 24]) for first in range(0, 120, 24)))
+        watching.cancel()
+        return [verdict for lot in lots for verdict in lot]
+
+    verdicts = use_pool(use, num_workers=workers, max_in_flight=max_in_flight)
+    assert outcomes(verdicts) == [Outcome.correct] * 120
+    limit = workers * max_in_flight
+    assert limit - min(max_in_flight, 16) < max(loads) <= limit
+
+
+def test_a_reward_that_is_not_there_is_reported_before_anything_is_scored(ray_cluster):
+    reward = RewardConfig(parts={"style": PartConfig(function="no_such_module.style")})
+    with pytest.raises(ConfigError, match=r"reward\.parts\.style: .*no_such_module cannot be imported"):
+        use_pool(lambda pool: pool.ready(), reward=reward)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_nothing_is_left_behind(ray_cluster, killed):
+    samples = [judges.of(judge) for judge in ("forks", "forks_and_dies", "raises")]
+
+    async def use(pool: VerifierPool):
+        await pool.score(samples)
+        hanging = asyncio.create_task(pool.score([judges.of("forks_and_hangs", "0"), judges.of("spins_in_c")]))
+        while len(await pids(pool)) < 3:
+            await asyncio.sleep(0.01)
+        (actor, *_) = await pids(pool)
+        processes = below(actor)
+        if killed:
+            os.kill(actor, signal.SIGKILL)
+        hanging.cancel()
+        return processes
+
+    processes = use_pool(use)
+    assert len(processes) >= 3
+    assert none_left(lambda: alive(processes)), [open(f"/proc/{pid}/status").read()[:300] + open(f"/proc/{pid}/cmdline").read() for pid, _ in alive(processes)]
