@@ -40,8 +40,9 @@ class PoolConfig(VerifierConfig):
     timeout_s: float = 10.0
     """Time one math answer, or one with a judge of its own, may take; then its worker is killed and replaced, and the
     outcome is `timeout`. Programs have limits of their own, `verifier.code`."""
-    patience_s: float = 0.25
-    """While others wait, an answer that takes longer is put back, to be scored when the quick ones are done."""
+    patience: float = 4.0
+    """While others wait, an answer that takes so many times longer than usual for its kind is put back, to be scored
+    from the start, with its whole deadline, when the quick ones are done."""
     memory_mib: int = 4096
     """Address space of one worker; beyond it the answer's outcome is `error`."""
     require_mark: bool = False
@@ -64,10 +65,11 @@ class PoolConfig(VerifierConfig):
         VerifierConfig.__post_init__(self)
         if self.num_workers is not None and self.num_workers < 1:
             raise ValueError(f"verifier.num_workers={self.num_workers}: expected at least 1 worker, or null.")
-        if not 0 < self.cpu_share <= 1 or self.timeout_s <= 0 or self.patience_s <= 0:
+        if not 0 < self.cpu_share <= 1 or self.timeout_s <= 0 or self.patience < 1:
             raise ValueError(
                 f"verifier.cpu_share={self.cpu_share}, verifier.timeout_s={self.timeout_s}, "
-                f"verifier.patience_s={self.patience_s}: expected a share above 0 and up to 1, and positive times."
+                f"verifier.patience={self.patience}: expected a share above 0 and up to 1, a positive time, and a "
+                "factor of at least 1."
             )
         if self.memory_mib < 1024 or self.max_response_chars < 1 or self.cache_size < 0 or self.max_in_flight < 1:
             raise ValueError(

@@ -7,14 +7,22 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from enum import Enum
 
 from delta.errors import DeltaError
 from delta.types import FunctionTests, Outcome, Sample, StdioTests, Verdict
 from workers.verifier.config import ScoringConfig
 from workers.verifier.fork_server import ForkServer, WorkerProcess
 
-MAX_ATTEMPTS = 2
+MAX_DEATHS = 2
 """Workers that an answer may kill before it gets the outcome `error`; the first may have died of something else."""
+SMOOTHING = 0.05
+FLOOR_S = 0.005
+"""No answer is usually quicker, for a pause of the scheduler must not look like a hanging one."""
+FIRST_S = {False: 0.03, True: 0.4}
+"""What a worker's first answer takes longer, by whether it is code: memory to copy, sandboxes to start."""
+POLL_S = 0.05
+"""How often an answer beyond its patience is looked at."""
 AGED_S = 30.0
 """After this long an answer that was put back is scored before the quick ones."""
 CLOSED = Verdict(Outcome.error, 0.0, "the verifier was closed")
@@ -27,16 +35,52 @@ class Job:
     sample: Sample
     future: "Future[Verdict]" = field(default_factory=Future)
     submitted: float = field(default_factory=time.monotonic)
-    attempts: int = 0
-    late: bool = False
+    deaths: int = 0
+    """Workers that died with it."""
+    put_back: bool = False
     """Whether it was put back once, so that it may now take its time."""
+
+    @property
+    def is_code(self) -> bool:
+        """Whether sandboxes have to be started for it."""
+        return isinstance(self.sample.answer, FunctionTests | StdioTests)
+
+
+class Ending(Enum):
+    """Why a worker is replaced: it died, its answer is out of time, or the answer is to be put back."""
+
+    died = "died"
+    late = "late"
+    put_back = "put back"
+
+
+class Pace:
+    """How long answers usually take, by kind: what "too long while others wait" is measured by.
+
+    Relative, because a busy machine makes all answers slow, which is no reason to score them twice.
+    """
+
+    def __init__(self, factor: float) -> None:
+        """Be patient for `factor` times the usual time."""
+        self._factor = factor
+        self._usual_s = {False: 0.02, True: 0.1}
+        """Running means, from what is usual on a quiet machine."""
+
+    def observe(self, job: Job, seconds: float) -> None:
+        """Count an answer; those that were put back are known not to be usual."""
+        if not job.put_back:
+            self._usual_s[job.is_code] += SMOOTHING * (seconds - self._usual_s[job.is_code])
+
+    def patience_s(self, job: Job, *, fresh: bool) -> float:
+        """How long the answer may take while others wait; a fresh worker's first one takes longer."""
+        return self._factor * max(self._usual_s[job.is_code], FLOOR_S) + fresh * FIRST_S[job.is_code]
 
 
 class Backlog:
     """Answers that wait: new ones first come, first served, before those that were put back for taking long.
 
-    This is what keeps a flood with a few hanging answers moving: a hanging one costs the others `patience_s`, not its
-    whole deadline.
+    This is what keeps a flood with a few hanging answers moving: a hanging one costs the others a little patience, not
+    its whole deadline.
     """
 
     def __init__(self) -> None:
@@ -49,7 +93,7 @@ class Backlog:
     def put(self, job: Job) -> bool:
         """Add an answer; False once closed."""
         with self._changed:
-            (self._late if job.late else self._quick).append(job)
+            (self._late if job.put_back else self._quick).append(job)
             self._changed.notify()
             return not self._closed
 
@@ -85,6 +129,7 @@ class Supervisor:
         self._config = config
         self._server = ForkServer(config)
         self._backlog = Backlog()
+        self._pace = Pace(config.pool.patience)
         self._processes: dict[int, WorkerProcess] = {}
         self.replaced = 0
         """Workers that died or were killed."""
@@ -149,6 +194,7 @@ class Supervisor:
 
     def _attempt(self, job: Job, process: WorkerProcess | None) -> WorkerProcess | None:
         """Let a worker score the answer; the worker if it can go on."""
+        fresh = process is None
         try:
             if process is None:
                 process = self._server.fork()
@@ -159,33 +205,51 @@ class Supervisor:
         started = time.monotonic()
         try:
             process.connection.send(job.sample)
-            deadline_s = self._deadline_s(job.sample)
-            while not process.connection.poll(min(self._config.pool.patience_s, deadline_s)):
-                seconds = time.monotonic() - started
-                if seconds >= deadline_s:
-                    self._replace(process)
-                    _settle(job, Verdict(Outcome.timeout, 0.0, f"no verdict within {deadline_s:g} s", seconds))
-                    return None
-                if not job.late and self._backlog.has_quick():
-                    self._replace(process)
-                    job.late = True
-                    self._put(job)
-                    return None
-            verdict, retires = process.connection.recv()
+            ending = self._wait(job, process, started, fresh=fresh)
+            if ending is None:
+                verdict, retires = process.connection.recv()
         except (EOFError, OSError):
+            ending = Ending.died
+        seconds = time.monotonic() - started
+        if ending is not None:
             self._replace(process)
-            job.attempts += 1
-            if job.attempts < MAX_ATTEMPTS:
-                self._put(job)
-            else:
-                seconds = time.monotonic() - started
-                _settle(job, Verdict(Outcome.error, 0.0, f"its worker died, {MAX_ATTEMPTS} times", seconds))
+            self._after(ending, job, seconds)
             return None
-        _settle(job, replace(verdict, seconds=time.monotonic() - started))
+        if not fresh:
+            self._pace.observe(job, seconds)
+        _settle(job, replace(verdict, seconds=seconds))
         if not retires:
             return process
         self._end(process)
         return None
+
+    def _wait(self, job: Job, process: WorkerProcess, started: float, *, fresh: bool) -> Ending | None:
+        """Wait for the worker to say something; why not to wait any longer, if it does not."""
+        deadline_s = self._deadline_s(job.sample)
+        patience_s = wait_s = min(self._pace.patience_s(job, fresh=fresh), deadline_s)
+        while not process.connection.poll(wait_s):
+            seconds = time.monotonic() - started
+            if seconds >= deadline_s:
+                return Ending.late
+            if seconds >= patience_s and not job.put_back and self._backlog.has_quick():
+                return Ending.put_back
+            wait_s = min(max(patience_s - seconds, POLL_S), max(deadline_s - seconds, 0.0))
+        return None
+
+    def _after(self, ending: Ending, job: Job, seconds: float) -> None:
+        """What becomes of an answer whose worker had to be replaced."""
+        if ending is Ending.late:
+            detail = f"no verdict within {self._deadline_s(job.sample):g} s"
+            _settle(job, Verdict(Outcome.timeout, 0.0, detail, seconds))
+        elif ending is Ending.put_back:
+            job.put_back = True
+            self._put(job)
+        else:
+            job.deaths += 1
+            if job.deaths < MAX_DEATHS:
+                self._put(job)
+            else:
+                _settle(job, Verdict(Outcome.error, 0.0, f"its worker died, {MAX_DEATHS} times", seconds))
 
     def _deadline_s(self, sample: Sample) -> float:
         if isinstance(sample.answer, FunctionTests | StdioTests):
