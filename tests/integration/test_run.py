@@ -334,3 +334,33 @@ def test_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(train: Train, t
         assert [row["step"] for row in rows(run_dir)] == list(range(1, last + 3))
     finally:
         subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_a_run_scores_every_kind_of_task_and_sounds_the_alarm_when_nothing_is_ever_right(train: Train, tmp_path):
+    """The small model answers sums, so programs and boxes are never right: all rewards are 0, and somebody is told."""
+    problems = [
+        *(
+            {"prompt": f"{n}+1=", "task": "code", "tests": f"assert f({n}) == {n + 1}", "entry_point": "f"}
+            for n in range(20)
+        ),
+        *({"prompt": f"{n}+2=", "task": "code", "tests": [{"input": "1", "output": f"{n}"}]} for n in range(20)),
+        *({"prompt": f"{n}+3=", "task": "delta.rewards.multi_answer.judge", "answer": ["x", "y"]} for n in range(20)),
+    ]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(json.dumps(problem) for problem in problems))
+    overrides = [name for name in TINY if name != "data.held_out=20"]
+    finished = train(
+        *overrides,
+        "steps=2",
+        "data=jsonl",
+        f"data.path={path}",
+        "data.held_out=5",
+        "verifier.constant_reward_steps=2",
+        f"run_dir={tmp_path / 'run'}",
+        check=True,
+    )
+    assert "alarm: every answer of the last 2 steps had the reward 0" in finished.stdout
+    for row in rows(tmp_path / "run"):
+        assert row["reward/error"] == row["reward/timeout"] == row["verifier/failed"] == 0
+        assert row["reward/wrong"] + row["reward/unparsable"] == 1
+        assert row["reward_part/correctness"] == row["reward/mean"] == 0
