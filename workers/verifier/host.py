@@ -28,3 +28,7 @@ class VerifierHost:
     async def pids(self) -> list[int]:
         """This process and its workers, for whoever watches or kills them."""
         return [os.getpid(), *self._supervisor.pids]
+
+    async def close(self) -> None:
+        """End all processes; what still waits is an error."""
+        await asyncio.to_thread(self._supervisor.close)

@@ -25,6 +25,8 @@ MAX_LOST = 3
 """Actors that an answer may be lost with before it gets the outcome `error`."""
 START_S = 300.0
 """How long an actor may take to load."""
+STOP_S = 20.0
+"""How long the actors may take to end their processes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -85,7 +87,13 @@ class VerifierPool:
         return taken
 
     def close(self) -> None:
-        """End the actors; their processes end with them."""
+        """End the actors; their processes end with them.
+
+        They are asked first, for Ray kills an actor's processes without asking what those have started.
+        """
+        loaded = [host for host in self._hosts if host.loading and host.loading.done()]
+        if loaded:
+            ray.wait([host.actor.close.remote() for host in loaded], num_returns=len(loaded), timeout=STOP_S)
         for host in self._hosts:
             ray.kill(host.actor)
         self._hosts.clear()

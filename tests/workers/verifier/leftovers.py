@@ -10,7 +10,7 @@ from workers.verifier.code.sandbox import descendants
 
 MARK = "DELTA_TEST_MARK"
 """Environment variable by which processes are known that have lost their parents."""
-GONE_S = 15.0
+GONE_S = 60.0
 
 
 def marked(mark: str) -> set[int]:

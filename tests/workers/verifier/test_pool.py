@@ -109,17 +109,17 @@ def test_no_actor_is_sent_more_than_the_limit(ray_cluster, workers, max_in_fligh
     async def watch(host):
         while True:
             loads.append(host.load)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.001)
 
     async def use(pool: VerifierPool):
         (host,) = pool._hosts
         watching = asyncio.create_task(watch(host))
-        lots = await asyncio.gather(*(pool.score(naps(120)[first : first + 24]) for first in range(0, 120, 24)))
+        lots = await asyncio.gather(*(pool.score(naps(60)[first : first + 12]) for first in range(0, 60, 12)))
         watching.cancel()
         return [verdict for lot in lots for verdict in lot]
 
     verdicts = use_pool(use, num_workers=workers, max_in_flight=max_in_flight)
-    assert outcomes(verdicts) == [Outcome.correct] * 120
+    assert outcomes(verdicts) == [Outcome.correct] * 60
     limit = workers * max_in_flight
     assert limit - min(max_in_flight, 16) < max(loads) <= limit
 
@@ -148,4 +148,4 @@ def test_nothing_is_left_behind(ray_cluster, killed):
 
     processes = use_pool(use)
     assert len(processes) >= 3
-    assert none_left(lambda: alive(processes)), [open(f"/proc/{pid}/status").read()[:300] + open(f"/proc/{pid}/cmdline").read() for pid, _ in alive(processes)]
+    assert none_left(lambda: alive(processes))
