@@ -23,8 +23,8 @@ FIRST_S = {False: 0.03, True: 0.4}
 """What a worker's first answer takes longer, by whether it is code: memory to copy, sandboxes to start."""
 POLL_S = 0.05
 """How often an answer beyond its patience is looked at."""
-AGED_S = 30.0
-"""After this long an answer that was put back is scored before the quick ones."""
+AGED_EVERY = 1000
+"""One answer in so many is one that was put back, even while quick ones wait: no flood keeps it waiting for ever."""
 CLOSED = Verdict(Outcome.error, 0.0, "the verifier was closed")
 
 
@@ -89,6 +89,7 @@ class Backlog:
         self._late: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._taken = 0
 
     def put(self, job: Job) -> bool:
         """Add an answer; False once closed."""
@@ -103,7 +104,8 @@ class Backlog:
             self._changed.wait_for(lambda: self._closed or self._quick or self._late)
             if self._closed:
                 return None
-            aged = self._late and time.monotonic() - self._late[0].submitted > AGED_S
+            self._taken += 1
+            aged = self._taken % AGED_EVERY == 0 and bool(self._late)
             return self._quick.popleft() if self._quick and not aged else self._late.popleft()
 
     def has_quick(self) -> bool:
