@@ -28,7 +28,7 @@ def marked(mark: str) -> set[int]:
 
 def below(pid: int) -> set[tuple[int, str]]:
     """All processes below one, with the times at which they started, since ids are used again."""
-    return {known for known in ((each, _started(each)) for each in descendants(pid)) if known[0] != pid}
+    return {(each, started) for each in descendants(pid) if each != pid and (started := _started(each))}
 
 
 def alive(processes: set[tuple[int, str]]) -> set[tuple[int, str]]:
