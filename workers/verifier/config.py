@@ -42,7 +42,7 @@ class PoolConfig(VerifierConfig):
     outcome is `timeout`. Programs have limits of their own, `verifier.code`."""
     patience: float = 4.0
     """While others wait, an answer that takes so many times longer than usual for its kind is put back, to be scored
-    from the start, with its whole deadline, when the quick ones are done."""
+    from the start when the quick ones are done; then it may take so many times longer again, up to its deadline."""
     memory_mib: int = 4096
     """Address space of one worker; beyond it the answer's outcome is `error`."""
     require_mark: bool = False
@@ -65,11 +65,11 @@ class PoolConfig(VerifierConfig):
         VerifierConfig.__post_init__(self)
         if self.num_workers is not None and self.num_workers < 1:
             raise ValueError(f"verifier.num_workers={self.num_workers}: expected at least 1 worker, or null.")
-        if not 0 < self.cpu_share <= 1 or self.timeout_s <= 0 or self.patience < 1:
+        if not 0 < self.cpu_share <= 1 or self.timeout_s <= 0 or self.patience <= 1:
             raise ValueError(
                 f"verifier.cpu_share={self.cpu_share}, verifier.timeout_s={self.timeout_s}, "
                 f"verifier.patience={self.patience}: expected a share above 0 and up to 1, a positive time, and a "
-                "factor of at least 1."
+                "factor above 1."
             )
         if self.memory_mib < 1024 or self.max_response_chars < 1 or self.cache_size < 0 or self.max_in_flight < 1:
             raise ValueError(

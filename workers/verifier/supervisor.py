@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -23,8 +23,8 @@ FIRST_S = {False: 0.03, True: 0.4}
 """What a worker's first answer takes longer, by whether it is code: memory to copy, sandboxes to start."""
 POLL_S = 0.05
 """How often an answer beyond its patience is looked at."""
-AGED_EVERY = 1000
-"""One answer in so many is one that was put back, even while quick ones wait: no flood keeps it waiting for ever."""
+SLOW_EVERY = 1000
+"""One answer in so many is one of those put back most often, even while quick ones wait."""
 CLOSED = Verdict(Outcome.error, 0.0, "the verifier was closed")
 
 
@@ -37,8 +37,8 @@ class Job:
     submitted: float = field(default_factory=time.monotonic)
     deaths: int = 0
     """Workers that died with it."""
-    put_back: bool = False
-    """Whether it was put back once, so that it may now take its time."""
+    put_back: int = 0
+    """Times that it was put back; each time it may take longer."""
 
     @property
     def is_code(self) -> bool:
@@ -72,21 +72,21 @@ class Pace:
             self._usual_s[job.is_code] += SMOOTHING * (seconds - self._usual_s[job.is_code])
 
     def patience_s(self, job: Job, *, fresh: bool) -> float:
-        """How long the answer may take while others wait; a fresh worker's first one takes longer."""
-        return self._factor * max(self._usual_s[job.is_code], FLOOR_S) + fresh * FIRST_S[job.is_code]
+        """How long the answer may take while others wait: longer on a fresh worker, and after it was put back."""
+        usual_s = max(self._usual_s[job.is_code], FLOOR_S)
+        return float(usual_s * self._factor ** (job.put_back + 1)) + fresh * FIRST_S[job.is_code]
 
 
 class Backlog:
-    """Answers that wait: new ones first come, first served, before those that were put back for taking long.
+    """Answers that wait: those that were put back least often first, and among them first come, first served.
 
     This is what keeps a flood with a few hanging answers moving: a hanging one costs the others a little patience, not
-    its whole deadline.
+    its whole deadline. (It is how an operating system keeps long computations from holding up short ones.)
     """
 
     def __init__(self) -> None:
         """Empty and open."""
-        self._quick: deque[Job] = deque()
-        self._late: deque[Job] = deque()
+        self._waiting: defaultdict[int, deque[Job]] = defaultdict(deque)
         self._changed = threading.Condition()
         self._closed = False
         self._taken = 0
@@ -94,30 +94,35 @@ class Backlog:
     def put(self, job: Job) -> bool:
         """Add an answer; False once closed."""
         with self._changed:
-            (self._late if job.put_back else self._quick).append(job)
+            self._waiting[job.put_back].append(job)
             self._changed.notify()
             return not self._closed
 
     def take(self) -> Job | None:
         """The next answer; waits for one. None once closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._quick or self._late)
+            self._changed.wait_for(lambda: self._closed or self._waiting)
             if self._closed:
                 return None
             self._taken += 1
-            aged = self._taken % AGED_EVERY == 0 and bool(self._late)
-            return self._quick.popleft() if self._quick and not aged else self._late.popleft()
+            # No flood keeps the slow ones waiting for ever.
+            level = max(self._waiting) if self._taken % SLOW_EVERY == 0 else min(self._waiting)
+            job = self._waiting[level].popleft()
+            if not self._waiting[level]:
+                del self._waiting[level]
+            return job
 
-    def has_quick(self) -> bool:
-        """Whether new answers wait."""
-        return bool(self._quick)
+    def has_others(self, job: Job) -> bool:
+        """Whether answers wait that were put back no more often than this one."""
+        with self._changed:
+            return any(level <= job.put_back for level in self._waiting)
 
     def close(self) -> list[Job]:
         """Nothing is taken any more; what was left."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            return [*self._quick, *self._late]
+            return [job for jobs in self._waiting.values() for job in jobs]
 
 
 class Supervisor:
@@ -233,7 +238,7 @@ class Supervisor:
             seconds = time.monotonic() - started
             if seconds >= deadline_s:
                 return Ending.late
-            if seconds >= patience_s and not job.put_back and self._backlog.has_quick():
+            if seconds >= patience_s and self._backlog.has_others(job):
                 return Ending.put_back
             wait_s = min(max(patience_s - seconds, POLL_S), max(deadline_s - seconds, 0.0))
         return None
@@ -244,7 +249,7 @@ class Supervisor:
             detail = f"no verdict within {self._deadline_s(job.sample):g} s"
             _settle(job, Verdict(Outcome.timeout, 0.0, detail, seconds))
         elif ending is Ending.put_back:
-            job.put_back = True
+            job.put_back += 1
             self._put(job)
         else:
             job.deaths += 1
