@@ -5,6 +5,7 @@ Python path.
 """
 
 import asyncio
+import signal
 
 from aiohttp import web
 
@@ -51,11 +52,14 @@ class ScoringService:
 
 
 async def serve(supervisor: Supervisor, *, host: str, port: int, max_waiting: int) -> None:
-    """Serve until cancelled."""
+    """Serve until SIGINT or SIGTERM."""
+    ended = asyncio.Event()
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signal_number, ended.set)
     runner = web.AppRunner(ScoringService(supervisor, max_waiting=max_waiting).application())
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()
-        await asyncio.Event().wait()
+        await ended.wait()
     finally:
         await runner.cleanup()

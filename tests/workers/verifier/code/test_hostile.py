@@ -89,7 +89,7 @@ CHEATS = {
     "atexit": "import atexit, os\natexit.register(os._exit, 0)\ndef total(values): return -1",
     "changed arguments": "def total(values):\n values[:] = []\n return -1",
     "changed arguments, nothing returned": "def total(values): values[:] = [6]",
-    "deleted folder": "import os, shutil\nshutil.rmtree('/tmp', ignore_errors=True)\ntry: os.rmdir(os.getcwd())\n"
+    "deleted folder": "import os, shutil\nshutil.rmtree(os.getcwd(), ignore_errors=True)\ntry: os.rmdir(os.getcwd())\n"
     "except OSError: pass\ndef total(values): return -1",
     "a hostile exception": "class E(Exception):\n def __str__(self): raise SystemExit\n __repr__ = __str__\n"
     " args = property(__str__)\ndef total(values): raise E()",
