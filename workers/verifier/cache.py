@@ -56,7 +56,7 @@ class VerdictCache:
     async def _score(self, fresh: dict[bytes, Sample], score: Score) -> None:
         try:
             verdicts = await score(list(fresh.values()))
-        except BaseException as error:
+        except BaseException as error:  # also when cancelled: who waits for an equal answer must hear of it
             for key in fresh:
                 future = self._pending.pop(key)
                 future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())

@@ -419,7 +419,7 @@ def serve_functions(session: Session, source: str) -> None:
         return
     try:
         exec(code, new_program("program"))  # the sandbox is made for this
-    except BaseException as error:  # noqa: BLE001
+    except BaseException as error:  # noqa: BLE001  the program may raise anything, and exit
         session.send(describe(error))
     else:
         session.send('["ok",null]')
