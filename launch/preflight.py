@@ -16,6 +16,7 @@ from delta.types import FunctionTests, Outcome, PluginAnswer, Prompt, Sample
 from workers.controller.config import Resume, TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.loop import RunData
+from workers.learner.engine import check_learner
 from workers.verifier.config import PoolConfig, ScoringConfig
 from workers.verifier.supervisor import Supervisor
 from workers.warm_start.config import PretrainedModelConfig, WarmStartModelConfig
@@ -49,6 +50,7 @@ def prepare(config: TrainConfig, settings: DictConfig, console: RunConsole) -> P
     if isinstance(config.model, PretrainedModelConfig):
         check_model(config.model)
     check_context(config)
+    check_learner(config.learner)
     problems = load_problems(config.data, seed=config.seed)
     check_references(problems, console)
     check_known_answer(config, problems)

@@ -94,6 +94,11 @@ class TrainConfig:
             )
 
     @property
+    def mismatch_limit(self) -> float:
+        """Tolerated difference between engine and learner, in nats: as set, or what the precision allows."""
+        return self.rollout.mismatch_limit or (1e-3 if self.model.dtype == "float32" else 0.5)
+
+    @property
     def algorithm(self) -> AlgorithmConfig:
         """What the learner computes."""
         return AlgorithmConfig(

@@ -141,7 +141,7 @@ class Controller:
                     config.algorithm,
                     dtype=config.model.dtype,
                     temperature=config.rollout.temperature,
-                    mismatch_limit=config.rollout.mismatch_limit,
+                    mismatch_limit=config.mismatch_limit,
                 ),
                 self._rollouts.ready(),
                 self._verifier.ready(),
@@ -186,7 +186,7 @@ class Controller:
                 )
             check_mismatch(
                 float(np.abs(log_probs - expected).max()),
-                self._config.rollout.mismatch_limit,
+                self._config.mismatch_limit,
                 where=f"parity probe of rollout worker {place}, policy {policy_version}",
             )
 

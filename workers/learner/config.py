@@ -1,6 +1,49 @@
 """How the policy is updated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+
+class OffloadDevice(Enum):
+    """Where a learner keeps what it does not compute with at the moment."""
+
+    none = "none"
+    cpu = "cpu"
+    nvme = "nvme"
+
+
+@dataclass(kw_only=True, slots=True)
+class OffloadConfig:
+    """What leaves the memory of the accelerator (DeepSpeed's ZeRO-Offload and ZeRO-Infinity)."""
+
+    optimizer: OffloadDevice = OffloadDevice.none
+    """Master weights, moments and gradients: `cpu` or `nvme`; the optimizer then steps on the CPU."""
+    parameters: OffloadDevice = OffloadDevice.none
+    """Shards of the weights in working precision; they come back for each layer."""
+    nvme_path: str = ""
+    """Folder on a local disk, for `nvme`."""
+    pin_memory: bool = True
+    """Page-locked host memory, which copies faster and cannot be swapped out."""
+
+    @property
+    def uses_nvme(self) -> bool:
+        """Whether anything goes to a disk."""
+        return OffloadDevice.nvme in (self.optimizer, self.parameters)
+
+    def __post_init__(self) -> None:
+        """Check that the choices fit together."""
+        if self.uses_nvme and not self.nvme_path:
+            raise ValueError(
+                f"learner.offload.optimizer={self.optimizer.value}, "
+                f"learner.offload.parameters={self.parameters.value}: expected "
+                "learner.offload.nvme_path, a folder on a local disk."
+            )
+        if self.parameters is OffloadDevice.nvme and self.optimizer is not OffloadDevice.nvme:
+            raise ValueError(
+                f"learner.offload.parameters=nvme with learner.offload.optimizer={self.optimizer.value}: DeepSpeed "
+                "moves weights to NVMe only together with the optimizer. Set learner.offload.optimizer=nvme as well."
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,6 +72,11 @@ class LearnerConfig:
     """CPU threads of a learner process."""
     persistence_threshold: int = 0
     """Parameters smaller than this many elements stay whole on every rank; 0 partitions all of them."""
+    offload: OffloadConfig = field(default_factory=OffloadConfig)
+    compile: bool = False
+    """Compile the decoder layers with torch.compile; needs a C++ compiler, and takes minutes at the start."""
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+    """Further settings for DeepSpeed, in its own words, merged last; those that this project decides are refused."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""

@@ -1,0 +1,28 @@
+"""Real DeepSpeed ranks over gloo without Ray: a function runs on each, and what they return comes back."""
+
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def run_ranks(function: Callable[..., Any], *arguments: Any, ranks: int) -> list[Any]:
+    """What `function(rank, *arguments)` returns on each of the ranks, which are processes of their own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.spawn(_rank, args=(function, arguments, ranks, port, folder), nprocs=ranks)
+        return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(ranks)]
+
+
+def _rank(rank: int, function: Callable[..., Any], arguments: Any, ranks: int, port: int, folder: str) -> None:
+    from workers.learner.engine import join_ranks
+
+    torch.set_num_threads(1)
+    join_ranks(rank=rank, world_size=ranks, address="127.0.0.1", port=port, timeout_s=120)
+    torch.save(function(rank, *arguments), Path(folder) / str(rank))
+    torch.distributed.destroy_process_group()
