@@ -1,5 +1,6 @@
 """Metrics of an update: running sums on a rank, one reduction, plain floats."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -145,6 +146,7 @@ def batch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     rollout/truncated             share cut at the token limit
     rollout/reasoned              share that writes a step before it commits
     rollout/tokens                tokens sampled
+    rollout/digest                hash of prompts, token ids and verdicts: equal in two runs if and only if these are
     """
     pairs = [pair for group in groups for pair in zip(group.rollouts, group.verdicts, strict=True)]
     judged = [verdict.reward for _, verdict in pairs if verdict.is_judged]
@@ -170,4 +172,15 @@ def batch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         "rollout/truncated": sum(rollout.finish_reason is FinishReason.length for rollout, _ in pairs) / len(pairs),
         "rollout/reasoned": sum(is_reasoned(rollout.text) for rollout, _ in pairs) / len(pairs),
         "rollout/tokens": float(tokens),
+        "rollout/digest": float(rollout_digest(groups)),
     }
+
+
+def rollout_digest(groups: Sequence[RolloutGroup]) -> int:
+    """A 52-bit hash of what was sampled and how it was judged, in order; a float holds it exactly."""
+    digest = hashlib.blake2b(digest_size=8)
+    for group in groups:
+        digest.update(f"{group.prompt.id!r}".encode())
+        for rollout, verdict in zip(group.rollouts, group.verdicts, strict=True):
+            digest.update(f"{rollout.token_ids.tolist()} {verdict.outcome.value} {verdict.reward!r};".encode())
+    return int.from_bytes(digest.digest()) >> 12

@@ -39,7 +39,7 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
     console = RunConsole()
     prepared = prepare(config, settings, console)
     run_dir = prepared.run_dir
-    if is_complete(config, data=prepared.data, run_dir=run_dir):
+    if is_complete(config, data=prepared.data, run_dir=run_dir, say=console.warn):
         console.say(f"{run_dir} is complete: all {config.steps} steps are done. More steps continue it.")
         return 0
 

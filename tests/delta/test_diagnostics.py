@@ -200,3 +200,16 @@ def test_batch_without_any_judgement_has_finite_metrics() -> None:
     metrics = batch_metrics([make_group([0.0, 0.0], outcomes=[Outcome.error, Outcome.timeout])])
     assert metrics["reward/mean"] == 0.0
     assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_the_digest_tells_apart_tokens_verdicts_prompts_and_their_order() -> None:
+    first, second = make_group(rewards=[1, 0]), make_group(rewards=[0, 1])
+    digest = batch_metrics([first, second])["rollout/digest"]
+    assert batch_metrics([make_group(rewards=[1, 0]), make_group(rewards=[0, 1])])["rollout/digest"] == digest
+    assert 0 < digest < 2**52
+    assert digest == int(digest)
+    rollout = first.rollouts[0]
+    other_tokens = replace(first, rollouts=(replace(rollout, token_ids=rollout.token_ids + 1), *first.rollouts[1:]))
+    other_prompt = replace(first, prompt=replace(first.prompt, id="other"))
+    for changed in ([second, first], [first, first], [other_tokens, second], [other_prompt, second]):
+        assert batch_metrics(changed)["rollout/digest"] != digest

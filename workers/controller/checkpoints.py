@@ -1,5 +1,6 @@
-"""Checkpoints on disk: written beside, published by a rename, never half there."""
+"""Checkpoints on disk: written beside, published by a rename, never half there; read only if they are whole."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,88 +10,156 @@ from pathlib import Path
 from typing import Any
 
 from delta.errors import CheckpointError, StorageError
+from workers.files import FileDigest, describe_difference, force_to_disk
 
-FORMAT = 2
+PROJECT = "delta-rlvr"
+"""Marks a manifest as ours."""
+
+FORMAT = 3
 """Raised when the layout changes; older and newer ones are refused by number."""
 
 MANIFEST = "manifest.json"
+
+SPARE_BYTES = 2**20
+"""Room for what is not a tensor: manifest, metrics."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """What a checkpoint is: everything a resumed run needs to know before it loads a tensor."""
 
-    format: int
+    project: str = PROJECT
+    format: int = FORMAT
     step: int
     """Training steps that are complete."""
     prompts: int
     """Prompts taken from the stream so far."""
+    ranks: int
+    """Learner ranks that wrote it; any number can read it."""
+    model: str
+    """Where the run took its model from: frozen parameters are there, not here."""
     trajectory: Mapping[str, Any]
     """Every setting that decides the course of training; a resumed run must have the same."""
     weights_hash: str
-    """SHA-256 of the policy."""
+    """SHA-256 of the policy as this number of ranks holds it."""
     versions: Mapping[str, str]
-    files: Mapping[str, int]
-    """Size in bytes of every file, by its path in the checkpoint."""
+    files: Mapping[str, FileDigest]
+    """Size and checksum of every file, by its path in the checkpoint."""
 
 
 class CheckpointStore:
     """The checkpoints of a run, newest last, a bounded number of them."""
 
     def __init__(self, folder: Path, *, keep: int) -> None:
-        """Look after `folder`; left-overs of interrupted writes in it are deleted."""
+        """Look after `folder`."""
         self._folder = folder
         self._keep = keep
-        for leftover in folder.glob(".writing-*"):
+
+    def discard_drafts(self) -> None:
+        """Delete what interrupted writes left behind; for the one process that writes here."""
+        for leftover in self._folder.glob(".writing-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def begin(self, step: int) -> Path:
-        """An empty folder to write the checkpoint of `step` into."""
+    def begin(self, step: int, *, needed: int = 0) -> Path:
+        """An empty folder to write the checkpoint of `step` into.
+
+        Args:
+            step: Training steps that are complete.
+            needed: Bytes that will be written.
+
+        Raises:
+            StorageError: The folder cannot be written, or has too little room.
+        """
         draft = self._folder / f".writing-{step:06d}"
         try:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
+            free = shutil.disk_usage(draft).free
         except OSError as error:
-            raise self._storage_error(error) from error
+            raise self.storage_error(error) from error
+        if free < needed + SPARE_BYTES:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise self.storage_error(
+                f"it takes {needed / 2**20:.1f} MiB, and {free / 2**20:.1f} MiB are free: No space left on device"
+            )
         return draft
 
     def publish(self, draft: Path, manifest: Manifest) -> Path:
-        """Make a written folder the newest checkpoint, at once or not at all, and delete the oldest."""
-        final = self._folder / f"step-{manifest.step:06d}"
-        try:
-            with (draft / MANIFEST).open("w", encoding="utf-8") as file:
-                json.dump(asdict(manifest), file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            if final.exists():  # an interruption right after a scheduled checkpoint writes the same state again
-                shutil.rmtree(final)
-            draft.rename(final)
-        except OSError as error:
-            raise self._storage_error(error) from error
-        for old in self._published()[: -self._keep]:
-            shutil.rmtree(old, ignore_errors=True)
-        return final
-
-    def latest(self) -> tuple[Path, Manifest] | None:
-        """The newest checkpoint, checked for completeness; None if there is none.
+        """Make a written folder the newest checkpoint, at once or not at all, and delete the oldest.
 
         Raises:
-            CheckpointError: It is damaged or of another format; the message names the one before it.
+            StorageError: The manifest cannot be written.
         """
-        published = self._published()
+        final = self._folder / f"step-{manifest.step:06d}"
+        try:
+            (draft / MANIFEST).write_text(_sealed(manifest), encoding="utf-8")
+            force_to_disk(draft / MANIFEST)
+            force_to_disk(draft)
+            if final.exists():  # out of the way first: a rename cannot replace a folder that has files
+                final.rename(self._folder / f".writing-replaced-{manifest.step:06d}")
+            draft.rename(final)
+            force_to_disk(self._folder)
+        except OSError as error:
+            raise self.storage_error(error) from error
+        shutil.rmtree(self._folder / f".writing-replaced-{manifest.step:06d}", ignore_errors=True)
+        for old in self.published()[: -self._keep]:
+            # Renamed first, so that an interrupted deletion leaves no checkpoint with holes.
+            doomed = old.with_name(f".writing-deleted-{old.name}")
+            os.rename(old, doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+        return final
+
+    def latest(self, *, checksums: bool = True) -> tuple[Path, Manifest] | None:
+        """The newest checkpoint, checked; None if there is none.
+
+        Args:
+            checksums: Read all files to find changed ones; without, only missing and cut ones are found.
+
+        Raises:
+            CheckpointError: It is damaged, foreign or of another format; the message names the one before it that is
+                whole, and how to go on from that.
+        """
+        published = self.published()
         if not published:
             return None
         try:
-            return published[-1], read_manifest(published[-1])
+            return published[-1], read_manifest(published[-1], checksums=checksums)
         except CheckpointError as error:
-            before = f" The one before is {published[-2]}." if len(published) > 1 else ""
-            raise CheckpointError(f"{error} Delete the folder to go on from the one before it.{before}") from error
+            before = _newest_whole(published[:-1], checksums=checksums)
+            way_out = (
+                f"The newest whole one before it is {before}: add resume=last_good to go on from that; what is newer "
+                "is set aside, not deleted."
+                if before is not None
+                else "No whole checkpoint is before it: mend it from a copy, or choose another run_dir to start anew."
+            )
+            raise CheckpointError(f"{error} {way_out}") from error
 
-    def _published(self) -> list[Path]:
+    def set_aside_damaged(self) -> list[str]:
+        """Rename what is newer than the newest whole checkpoint, so that the run goes on from that; says what.
+
+        Raises:
+            CheckpointError: No checkpoint is whole, although there are some.
+        """
+        published = self.published()
+        newest = _newest_whole(published, checksums=True)
+        if published and newest is None:
+            self.latest()  # raises, and says what is wrong
+        notes = []
+        for damaged in published[published.index(newest) + 1 :] if newest is not None else []:
+            reason = _trouble(damaged)
+            place = damaged.with_name(f"damaged-{damaged.name}")
+            shutil.rmtree(place, ignore_errors=True)
+            damaged.rename(place)
+            notes.append(f"{reason} It is set aside as {place}.")
+        return notes
+
+    def published(self) -> list[Path]:
+        """The complete checkpoints, oldest first; nothing of them is checked."""
         return sorted(self._folder.glob("step-*"))
 
-    def _storage_error(self, error: OSError) -> StorageError:
-        latest = self._published()
+    def storage_error(self, error: object) -> StorageError:
+        """That a checkpoint cannot be written, with what there is to go on from."""
+        latest = self.published()
         kept = f"The last complete checkpoint is {latest[-1]}" if latest else "There is no complete checkpoint yet"
         return StorageError(
             f"cannot write a checkpoint into {self._folder}: {error}. {kept}. Free space or mend the permissions, then "
@@ -98,29 +167,81 @@ class CheckpointStore:
         )
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """Size of every file under `folder`, by relative path."""
-    return {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+def read_manifest(checkpoint: Path, *, checksums: bool = True) -> Manifest:
+    """Read a checkpoint's manifest, and check the checkpoint against it.
 
-
-def read_manifest(checkpoint: Path) -> Manifest:
-    """Read and check a checkpoint's manifest.
+    Args:
+        checkpoint: Its folder.
+        checksums: Read all files to find changed ones; without, only missing and cut ones are found.
 
     Raises:
-        CheckpointError: Not a checkpoint of this project and format, or files are missing or cut short.
+        CheckpointError: Not a checkpoint of this project and format, or damaged; the message says which and how.
     """
     try:
         fields = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-        found = fields["format"]
-        if found != FORMAT:
-            raise CheckpointError(f"{checkpoint} has checkpoint format {found}; this version reads format {FORMAT}.")
-        manifest = Manifest(**fields)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{checkpoint} is no checkpoint of this project: {error}.") from error
-    present = sizes(checkpoint)
-    damaged = [name for name, size in manifest.files.items() if present.get(name) != size]
-    if damaged:
-        raise CheckpointError(f"{checkpoint} is damaged: {', '.join(damaged[:3])} missing or of another size.")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{checkpoint} is no checkpoint: it has no {MANIFEST}.") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{checkpoint} is damaged: {MANIFEST} cannot be read ({error}).") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("format"), int):
+        raise CheckpointError(f"{checkpoint} is no checkpoint of this project: {MANIFEST} names no format.")
+    found = fields["format"]
+    if found > FORMAT:
+        raise CheckpointError(
+            f"{checkpoint} was written by a newer version of this project: it has checkpoint format {found}, this "
+            f"version reads format {FORMAT}. Update to go on from it."
+        )
+    if found < FORMAT:
+        raise CheckpointError(
+            f"{checkpoint} was written by an older version of this project: it has checkpoint format {found}, this "
+            f"version reads format {FORMAT}."
+        )
+    if fields.get("project") != PROJECT:
+        raise CheckpointError(
+            f"{checkpoint} is no checkpoint of this project: its manifest is of {fields.get('project')!r}."
+        )
+    if fields.pop("checksum", None) != _checksum(fields):
+        raise CheckpointError(f"{checkpoint} is damaged: {MANIFEST} was changed after it was written.")
+    manifest = Manifest(**{**fields, "files": {name: FileDigest(**seen) for name, seen in fields["files"].items()}})
+    if difference := describe_difference(checkpoint, manifest.files, checksums=checksums):
+        raise CheckpointError(f"{checkpoint} is damaged: {difference}.")
     return manifest
+
+
+def find_checkpoint(path: Path) -> Path:
+    """The checkpoint that a path means: itself, or the newest of a run folder.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    if (path / MANIFEST).exists():
+        return path
+    published = CheckpointStore(path / "checkpoints", keep=1).published()
+    if not published:
+        raise CheckpointError(
+            f"{path} is neither a checkpoint (no {MANIFEST}) nor a run folder with one (no checkpoints/step-*)."
+        )
+    return published[-1]
+
+
+def _sealed(manifest: Manifest) -> str:
+    """The manifest as text, with a checksum of itself: a changed setting must not pass for another run."""
+    fields = json.loads(json.dumps(asdict(manifest)))
+    return json.dumps({**fields, "checksum": _checksum(fields)}, indent=1)
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def _newest_whole(checkpoints: list[Path], *, checksums: bool) -> Path | None:
+    return next((path for path in reversed(checkpoints) if not _trouble(path, checksums=checksums)), None)
+
+
+def _trouble(checkpoint: Path, *, checksums: bool = True) -> str:
+    """What is wrong with a checkpoint, in words; empty if nothing is."""
+    try:
+        read_manifest(checkpoint, checksums=checksums)
+    except CheckpointError as error:
+        return str(error)
+    return ""

@@ -15,9 +15,14 @@ from workers.rollout.config import RolloutConfig
 
 
 class Resume(Enum):
-    """What to do with a run folder that holds a run: go on from its last checkpoint (`auto`), or refuse (`never`)."""
+    """What to do with a run folder that holds a run.
+
+    `auto` goes on from its newest checkpoint, and refuses if that is damaged; `last_good` goes on from the newest that
+    is whole, and sets damaged ones aside; `never` refuses the folder.
+    """
 
     auto = "auto"
+    last_good = "last_good"
     never = "never"
 
 
@@ -41,7 +46,7 @@ class CheckpointConfig:
     """When the state of a run is written."""
 
     every: int = 20
-    """Training steps between checkpoints; also after the last step and on interruption."""
+    """Training steps between checkpoints; also after the last step and on interruption. Written in the background."""
     keep: int = 2
     """Checkpoints kept; older ones are deleted."""
 
@@ -64,7 +69,10 @@ class TrainConfig:
     run_dir: str = ""
     """Folder of the run."""
     resume: Resume = Resume.auto
-    """What to do if `run_dir` holds a run: `auto` goes on from its last checkpoint, `never` refuses."""
+    """What to do if `run_dir` holds a run: `auto` goes on from its newest checkpoint, `last_good` from the newest that
+    is whole, `never` refuses."""
+    resume_from: str = ""
+    """A checkpoint, or the folder of another run, to begin with while `run_dir` has no checkpoint of its own."""
     model: Any = None
     data: Any = None
     advantage: Any = None

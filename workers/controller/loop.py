@@ -6,7 +6,7 @@ The controller schedules and accounts. It never touches tensors of model size an
 import asyncio
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,14 +17,15 @@ from delta.diagnostics import batch_metrics, check_mismatch
 from delta.errors import StorageError, WorkerError
 from delta.types import Prompt, UpdateReport
 from workers.controller.alarms import ConstantRewardAlarm
-from workers.controller.checkpoints import FORMAT, CheckpointStore, Manifest, sizes
+from workers.controller.checkpoints import CheckpointStore, Manifest, find_checkpoint, read_manifest
 from workers.controller.collection import Collected, Collector, rollout_seed
-from workers.controller.config import TrainConfig
+from workers.controller.config import Resume, TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.evaluation import Evaluation, summarize
 from workers.controller.interruption import Interrupted, Interruption
 from workers.controller.metrics import JsonLines, Row, Tracker
-from workers.controller.trajectory import check_same_trajectory, trajectory_of, versions
+from workers.controller.saving import Saver
+from workers.controller.trajectory import check_same_trajectory, trajectory_of
 from workers.learner.group import LearnerGroup
 from workers.rollout.engine import SamplingRequest
 from workers.rollout.pool import RolloutPool
@@ -33,9 +34,6 @@ from workers.verifier.verifier import verifier_for
 
 PROBE_TOKENS = 64
 """Length of the parity probe."""
-
-BYTES_PER_PARAMETER = 20
-"""Of a checkpoint (weights, master weights, two moments) and its share of the export, rounded up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,22 +87,31 @@ class Controller:
             await self._train(first)
         except Interrupted:
             await self._checkpoint()
+            await self._saver.settle()
             return False
+        except Exception:
+            await self._saver.settle_quietly()
+            raise
         return True
 
     async def _train(self, first: int) -> None:
         steps = self._config.steps
-        if first == 0:
-            await self._evaluate()
+        await self._evaluate_if_due()  # before the first step; or an interruption came between a step and this
         for step in range(first, steps):
             self._record(await self.step(step))
-            if self._step % self._config.evaluation.every == 0 or self._step == steps:
-                await self._evaluate()
+            self._saver.check()
+            await self._evaluate_if_due()
             if self._step % self._config.checkpoint.every == 0 or self._step == steps:
                 await self._checkpoint()
-        if self._evaluations.rows()[-1]["step"] < steps:
-            await self._evaluate()  # a resumed run that had nothing left to train
+        await self._saver.settle()
         await self._learners.export(self._run_dir / "export")
+
+    async def _evaluate_if_due(self) -> None:
+        """Measure at the steps that ask for it, once; a run that begins anywhere begins with a measurement."""
+        done = {row["step"] for row in self._evaluations.rows()}
+        due = self._step % self._config.evaluation.every == 0 or self._step == self._config.steps or not done
+        if due and self._step not in done:
+            await self._evaluate()
 
     async def step(self, step: int) -> Row:
         """One step of the algorithm: prompts, scored groups, update, new policy everywhere; its metrics."""
@@ -148,7 +155,14 @@ class Controller:
             )
             await self._learners.connect(self._rollouts.actors)
         self._collector = Collector(config, self._sampler, rollouts=self._rollouts, verifier=self._verifier)
-        self._check_space(parameters)
+        self._saver = Saver(
+            self._checkpoints,
+            self._learners,
+            model=self._model_path,
+            trajectory=self._trajectory,
+            say=self._console.say,
+        )
+        self._check_space(await self._learners.checkpoint_bytes())
         self._console.say(
             f"policy: {parameters:,} parameters | {len(self._data.train):,} problems to train on, "
             f"{len(self._data.held_out):,} held out | run folder {self._run_dir}"
@@ -156,13 +170,20 @@ class Controller:
 
     async def _resume(self) -> int:
         """Load the newest checkpoint if there is one, and give engines the learner's policy; the steps done so far."""
-        found = self._checkpoints.latest()
+        found = await asyncio.to_thread(starting_point, self._config, self._checkpoints, say=self._console.warn)
         if found is not None:
             folder, manifest = found
             check_same_trajectory(self._trajectory, manifest.trajectory, folder=folder)
             await self._learners.load(folder)
             self._step, self._taken = manifest.step, manifest.prompts
             self._console.say(f"resumed from {folder}: {manifest.step} steps done")
+            if manifest.ranks != self._config.learner.num_ranks:
+                self._console.say(
+                    f"it was written by {manifest.ranks} learner ranks, and learner.num_ranks="
+                    f"{self._config.learner.num_ranks} now: weights and optimizer are the same to the bit, but the "
+                    "next steps not bit-identical, for gradients are added up in another order"
+                )
+        self._checkpoints.discard_drafts()
         self._metrics.cut(last_step=self._step)
         self._evaluations.cut(last_step=self._step)
         self._filtered.cut(last_step=self._step)
@@ -229,20 +250,8 @@ class Controller:
         return summarize(self._step, prompts, greedy, sampled)
 
     async def _checkpoint(self) -> None:
-        """Write the state after the last complete step."""
-        draft = self._checkpoints.begin(self._step)
-        await self._learners.save(draft)
-        manifest = Manifest(
-            format=FORMAT,
-            step=self._step,
-            prompts=self._taken,
-            trajectory=self._trajectory,
-            weights_hash=await self._learners.weights_hash(),
-            versions=versions(),
-            files=sizes(draft),
-        )
-        folder = self._checkpoints.publish(draft, manifest)
-        self._console.say(f"checkpoint {folder}")
+        """Take the state after the last complete step; it is written while the next one runs."""
+        await self._saver.take(step=self._step, prompts=self._taken)
 
     def _row(self, collected: Collected, report: UpdateReport, *, sync_s: float, step_s: float) -> Row:
         metrics = batch_metrics(collected.sampled)
@@ -271,24 +280,55 @@ class Controller:
         self._console.step(row, steps=self._config.steps)
         self._tracker.log(row, step=self._step)
 
-    def _check_space(self, parameters: int) -> None:
-        needed = parameters * BYTES_PER_PARAMETER * (self._config.checkpoint.keep + 1)
+    def _check_space(self, checkpoint_bytes: int) -> None:
+        """Room for all that are kept, and for the one that is being written; each write looks again."""
+        needed = checkpoint_bytes * (self._config.checkpoint.keep + 1)
         free = shutil.disk_usage(self._run_dir).free
         if free < needed:
             raise StorageError(
                 f"{self._run_dir} has {free / 2**20:.0f} MiB free; {self._config.checkpoint.keep + 1} checkpoints of "
-                f"{parameters:,} parameters take {needed / 2**20:.0f} MiB. Free space, choose another run_dir, or "
-                "lower checkpoint.keep."
+                f"{checkpoint_bytes / 2**20:.0f} MiB take {needed / 2**20:.0f} MiB. Free space, choose another "
+                "run_dir, or lower checkpoint.keep."
             )
 
 
-def is_complete(config: TrainConfig, *, data: RunData, run_dir: Path) -> bool:
+def starting_point(
+    config: TrainConfig, checkpoints: CheckpointStore, *, say: Callable[[str], None], checksums: bool = True
+) -> tuple[Path, Manifest] | None:
+    """The checkpoint a run goes on from; None to start anew.
+
+    Its own newest one; with `resume=last_good` the newest that is whole; in a folder without any, `resume_from`.
+
+    Args:
+        config: The run's.
+        checkpoints: Of the run.
+        say: Told what is set aside.
+        checksums: Read all files to find changed ones.
+
+    Raises:
+        CheckpointError: It cannot be used; the message says why and what to do.
+    """
+    if config.resume is Resume.last_good:
+        for note in checkpoints.set_aside_damaged():
+            say(note)
+    found = checkpoints.latest(checksums=checksums)
+    if found is None and config.resume_from:
+        path = find_checkpoint(Path(config.resume_from))
+        return path, read_manifest(path, checksums=checksums)
+    return found
+
+
+def is_complete(config: TrainConfig, *, data: RunData, run_dir: Path, say: Callable[[str], None]) -> bool:
     """Whether the folder holds this very run, with all its steps done and everything written.
+
+    The checkpoint to go on from is looked at without reading it, so that most that can be wrong with it is found before
+    anything is started.
 
     Raises:
         CheckpointError: It holds another one.
     """
-    found = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep).latest()
+    store = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
+    found = starting_point(config, store, say=say, checksums=False)
     if found is None:
         return False
     folder, manifest = found

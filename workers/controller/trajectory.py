@@ -17,6 +17,7 @@ FREE = {
     "label",
     "run_dir",
     "resume",
+    "resume_from",
     "evaluation",
     "checkpoint",
     "cluster",
@@ -24,6 +25,7 @@ FREE = {
     "verifier",
     "rollout.threads_per_worker",
     "rollout.kv_cache_gib",
+    "learner.num_ranks",
     "learner.threads_per_rank",
 }
 """Settings that may differ between the parts of one run."""

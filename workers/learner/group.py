@@ -9,6 +9,7 @@ import ray
 
 from delta.types import Floats, RolloutGroup, UpdateReport
 from workers.calls import gather
+from workers.files import FileDigest
 from workers.learner.actor import LearnerActor
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig
@@ -21,6 +22,7 @@ class LearnerGroup:
     def __init__(self, config: LearnerConfig, *, timeout_s: float) -> None:
         """Start the processes; `set_up` loads the model."""
         self._timeout_s = timeout_s
+        self.num_ranks = config.num_ranks
         environment = {"env_vars": learner_environment(config)}
         self.actors = [
             LearnerActor.options(num_cpus=0, runtime_env=environment).remote(rank=rank, config=config)
@@ -92,12 +94,21 @@ class LearnerGroup:
         answers: list[Floats] = await self._all("parity probe", "log_probs", token_ids)
         return answers[0]
 
-    async def save(self, folder: Path) -> None:
-        """Write every rank's shards."""
-        await self._all("checkpoint", "save", str(folder))
+    async def checkpoint_bytes(self) -> int:
+        """What a checkpoint takes on the disk."""
+        return sum(await self._all("learner start-up", "checkpoint_bytes"))
+
+    async def stage(self) -> int:
+        """Copy the state of every rank to host memory; its bytes. The next update may begin when this returns."""
+        return sum(await self._all("checkpoint", "stage"))
+
+    async def write(self, folder: Path) -> dict[str, FileDigest]:
+        """Write what was staged, beside other calls; size and checksum of every file by its path in `folder`."""
+        parts: list[dict[str, FileDigest]] = await self._all("writing of a checkpoint", "write", str(folder))
+        return {name: seen for part in parts for name, seen in part.items()}
 
     async def load(self, folder: Path) -> None:
-        """Read every rank's shards."""
+        """Read the shards of a checkpoint, whatever the number of ranks that wrote it."""
         await self._all("resume", "load", str(folder))
 
     async def export(self, folder: Path) -> None:

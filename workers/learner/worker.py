@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray.actor import ActorHandle
 
 from delta.types import Floats, RolloutGroup, UpdateReport
 from workers.cpu_linear import use_onednn
+from workers.files import FileDigest
+from workers.learner.checkpoint import LEARNER, MODEL, LearnerState, StagedState, write_description, write_state
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig, Learner
 
@@ -70,6 +73,7 @@ class LearnerWorker:
             mismatch_limit=mismatch_limit,
             reference=reference,
         )
+        self._state = LearnerState(self._engine, causal_lm)
         return parameters
 
     def set_algorithm(self, algorithm: AlgorithmConfig) -> None:
@@ -114,15 +118,40 @@ class LearnerWorker:
         """The learner's side of the parity probe; see `Learner.log_probs`."""
         return self._learner.log_probs(token_ids).numpy()
 
-    def save(self, folder: str) -> None:
-        """Write this rank's shards of weights and optimizer state into `folder`."""
-        self._engine.save_checkpoint(folder, tag="learner", save_latest=False)
+    def checkpoint_bytes(self) -> int:
+        """What this rank's part of a checkpoint takes on the disk."""
+        return self._state.size()
+
+    def stage(self) -> int:
+        """Copy this rank's state to host memory for `write`; returns its bytes. Training waits for this only."""
+        self._staged: StagedState | None = self._state.stage()
+        return self._staged.size
+
+    @ray.method(concurrency_group="checkpoint")
+    def write(self, folder: str) -> dict[str, FileDigest]:
+        """Write what was staged into the folder of a checkpoint, beside whatever else this rank does.
+
+        Rank 0 adds the model's configuration and the tokenizer, so that a checkpoint can be exported by itself.
+
+        Returns:
+            Size and checksum of every file, by its path in the checkpoint.
+
+        Raises:
+            StorageError: The disk is full, or the folder cannot be written.
+        """
+        staged, self._staged = self._staged, None
+        if staged is None:
+            raise RuntimeError("write() without stage()")
+        written = write_state(staged, Path(folder) / LEARNER, rank=self._rank)
+        files = {f"{LEARNER}/{name}": seen for name, seen in written.items()}
+        if self._rank == 0:
+            described = write_description(self._causal_lm, self._tokenizer, Path(folder) / MODEL)
+            files.update({f"{MODEL}/{name}": seen for name, seen in described.items()})
+        return files
 
     def load(self, folder: str) -> None:
-        """Read what `save` wrote, on the same number of ranks."""
-        path, _ = self._engine.load_checkpoint(folder, tag="learner")
-        if path is None:
-            raise FileNotFoundError(f"no learner state in {folder}")
+        """Read what any number of ranks wrote into the folder of a checkpoint."""
+        self._state.load(Path(folder) / LEARNER)
 
     def export(self, folder: str) -> None:
         """Write whole weights, configuration and tokenizer in Hugging Face format; rank 0 writes."""

@@ -1,0 +1,71 @@
+"""Files that have to survive a crash: forced to the disk, and known by their checksums."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+DIGEST_THREADS = 8
+"""Files whose checksums are computed at once; hashing one file keeps one core busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """What a file holds, in short."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+    """Hexadecimal."""
+
+
+def digest(path: Path) -> FileDigest:
+    """Size and checksum of a file's content."""
+    with path.open("rb") as file:
+        return FileDigest(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def digests(folder: Path, names: Iterable[str]) -> dict[str, FileDigest]:
+    """Size and checksum of files by their path in `folder`, several at once."""
+    names = list(names)
+    with ThreadPoolExecutor(DIGEST_THREADS) as threads:
+        return dict(zip(names, threads.map(lambda name: digest(folder / name), names), strict=True))
+
+
+def files_in(folder: Path) -> list[str]:
+    """Every file under `folder`, by its path in it, sorted."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def force_to_disk(path: Path) -> None:
+    """Return when the content of a file, or the entries of a folder, would survive a loss of power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def describe_difference(folder: Path, expected: Mapping[str, FileDigest], *, checksums: bool) -> str | None:
+    """What is wrong with the files of `folder`, in words; None if they are as expected.
+
+    Args:
+        folder: To look at; files that nobody expects do not matter.
+        expected: By path in `folder`.
+        checksums: Read the files too; without, only missing and cut ones are found.
+    """
+    for name, wanted in expected.items():
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if (size := (folder / name).stat().st_size) != wanted.size:
+            return f"{name} has {size:,} bytes, {wanted.size:,} were written"
+    if checksums:
+        for name, found in digests(folder, expected).items():
+            if found.sha256 != expected[name].sha256:
+                return (
+                    f"{name} was changed after it was written (SHA-256 {found.sha256[:12]}..., "
+                    f"expected {expected[name].sha256[:12]}...)"
+                )
+    return None
