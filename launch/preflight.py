@@ -17,6 +17,7 @@ from workers.controller.config import Resume, TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.loop import RunData
 from workers.learner.engine import check_learner
+from workers.learner.models import check_architecture
 from workers.verifier.config import PoolConfig, ScoringConfig
 from workers.verifier.supervisor import Supervisor
 from workers.warm_start.config import PretrainedModelConfig, WarmStartModelConfig
@@ -95,6 +96,7 @@ def check_model(config: PretrainedModelConfig) -> None:
             f"model.path={config.path} is no model: {', '.join(missing)} not found. Expected a folder in Hugging Face "
             "format (config.json, tokenizer, *.safetensors), such as the `export` folder of a run."
         )
+    check_architecture(config.path, allow_untested=config.allow_untested)
 
 
 def load_tokenizer(config: TrainConfig) -> PreTrainedTokenizerBase:

@@ -27,6 +27,7 @@ FREE = {
     "rollout.kv_cache_gib",
     "learner.num_ranks",
     "learner.threads_per_rank",
+    "model.allow_untested",
 }
 """Settings that may differ between the parts of one run."""
 

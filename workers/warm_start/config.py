@@ -50,6 +50,8 @@ class PretrainedModelConfig:
     """A folder with config.json, weights and tokenizer; or a name on the Hugging Face hub, where there is network."""
     dtype: str = "float32"
     """Of the policy in learner and engine: float32 or bfloat16."""
+    allow_untested: bool = False
+    """Train an architecture that nobody has tried with this learner and engine; `docs/models.md` lists the tried."""
 
 
 ModelConfig = WarmStartModelConfig | PretrainedModelConfig
