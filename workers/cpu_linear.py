@@ -18,19 +18,30 @@ class _OneDnnLinear(torch.autograd.Function):
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(rows, weight)
         ctx.has_bias = bias is not None
-        return _product(rows, weight, bias)
+        return _onednn(rows, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         (gradient,) = gradients
         rows, weight = ctx.saved_tensors
         flat = gradient.flatten(0, -2)
-        weight_gradient = _product(flat.t(), rows.flatten(0, -2).t(), None)
+        weight_gradient = _onednn(flat.t(), rows.flatten(0, -2).t(), None)
         bias_gradient = flat.sum(dim=0) if ctx.has_bias else None
-        return _product(gradient, weight.t(), None), weight_gradient, bias_gradient
+        return _onednn(gradient, weight.t(), None), weight_gradient, bias_gradient
 
 
-def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(S, K) rows times the transpose of a (N, K) weight, plus a bias, on the way that is fast here; not recorded."""
+    if _suits(weight) and rows.numel():
+        return _onednn(rows, weight, bias)
+    return torch.nn.functional.linear(rows, weight, bias)
+
+
+def _suits(weight: Tensor) -> bool:
+    return weight.dtype is torch.float32 and weight.device.type == "cpu" and torch.backends.mkldnn.is_available()
+
+
+def _onednn(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
 
 
@@ -47,8 +58,6 @@ class OneDnnLinear(nn.Linear):
 
 def use_onednn(model: nn.Module) -> None:
     """Let the float32 linear layers of a model on the CPU compute with oneDNN, where torch has it; in place."""
-    if not torch.backends.mkldnn.is_available():
-        return
     for module in model.modules():
-        if type(module) is nn.Linear and module.weight.dtype is torch.float32 and module.weight.device.type == "cpu":
+        if type(module) is nn.Linear and _suits(module.weight):
             module.__class__ = OneDnnLinear

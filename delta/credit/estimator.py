@@ -45,6 +45,13 @@ class CreditConfig(ABC):
         del logits
         return None
 
+    def needs_old_pass(self) -> bool:
+        """Whether coefficients depend on the old policy or on tokens elsewhere in the batch.
+
+        If not, `estimate` may be asked for one micro-batch at a time, and an on-policy update needs no pass before it.
+        """
+        return True
+
     @abstractmethod
     def estimate(self, inputs: CreditInputs) -> Credit:
         """The coefficients, from what is known before the first optimizer step."""

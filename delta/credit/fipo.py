@@ -40,6 +40,10 @@ class FipoConfig(CreditConfig):
         if not self.dual_clip > 1:
             raise ValueError(f"credit.dual_clip={self.dual_clip}: expected a bound above 1; the paper uses 10.")
 
+    def needs_old_pass(self) -> bool:
+        """No: the coefficients are 1."""
+        return False
+
     def estimate(self, inputs: CreditInputs) -> Credit:
         """1 on the loss mask: before the first optimizer step no view has moved."""
         return Credit(inputs.tokens.loss_mask.float())

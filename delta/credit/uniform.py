@@ -9,6 +9,10 @@ from delta.credit.estimator import Credit, CreditConfig, CreditInputs
 class UniformConfig(CreditConfig):
     """Coefficient 1 for every token (`credit=uniform`)."""
 
+    def needs_old_pass(self) -> bool:
+        """No: the coefficients are 1."""
+        return False
+
     def estimate(self, inputs: CreditInputs) -> Credit:
         """1 on the loss mask."""
         return Credit(inputs.tokens.loss_mask.float())

@@ -1,7 +1,6 @@
-"""Scored groups to one training batch, and training rows to padded micro-batches."""
+"""Scored groups to one training batch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -48,50 +47,3 @@ def collate(groups: Sequence[RolloutGroup], advantages: Tensor) -> TrainBatch:
         advantages=advantages.flatten().numpy().astype(np.float32),
         loss_mask=np.ones(len(rollout_log_probs), dtype=np.bool_),
     )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MicroBatch:
-    """Rows padded on the right to one rectangle, and where their response tokens are.
-
-    Right padding needs no attention mask under causal attention: no real token can see a pad. The last token of a row
-    is a target but no input, since nothing is predicted from it.
-    """
-
-    token_ids: Tensor
-    """(B, T) int64, every row without its last token; pads hold token 0."""
-    predictors: Tensor
-    """(S,) index into the flattened (B * T) positions whose hidden state predicts a response token."""
-    targets: Tensor
-    """(S,) the response tokens."""
-
-
-def pad_rows(batch: TrainBatch, rows: Sequence[int]) -> MicroBatch:
-    """Pad the given rows of the batch to the longest of them; no rows give one pad and no targets."""
-    lengths = batch.row_lengths
-    width = max([1, *(int(lengths[row]) - 1 for row in rows)])
-    token_ids = np.zeros((max(len(rows), 1), width), dtype=np.int64)
-    predictors: list[NDArray[np.int64]] = []
-    targets: list[NDArray[np.int32]] = []
-    for place, row in enumerate(rows):
-        tokens = batch.token_ids[batch.offsets[row] : batch.offsets[row + 1]]
-        token_ids[place, : len(tokens) - 1] = tokens[:-1]
-        first = int(batch.prompt_lengths[row])
-        predictors.append(place * width + np.arange(first - 1, len(tokens) - 1))
-        targets.append(tokens[first:])
-    return MicroBatch(
-        token_ids=torch.from_numpy(token_ids),
-        predictors=torch.from_numpy(np.concatenate([*predictors, np.empty(0, np.int64)])),
-        targets=torch.from_numpy(np.concatenate([*targets, np.empty(0, np.int32)]).astype(np.int64)),
-    )
-
-
-def response_index(batch: TrainBatch, rows: Sequence[int]) -> NDArray[np.int64]:
-    """(S,) places of the rows' response tokens in the batch's response arrays, in the order of `pad_rows`."""
-    offsets = batch.response_offsets
-    return np.concatenate([*(np.arange(offsets[row], offsets[row + 1]) for row in rows), np.empty(0, np.int64)])
-
-
-def row_index(batch: TrainBatch, rows: Sequence[int]) -> NDArray[np.int64]:
-    """(S,) which of the given rows each response token is in, counted from 0, in the order of `pad_rows`."""
-    return np.repeat(np.arange(len(rows)), batch.response_lengths[list(rows)])

@@ -23,7 +23,7 @@ from delta.aggregations.aggregation import MiniBatch
 from delta.aggregations.token_mean import TokenMeanConfig
 from delta.credit import LastLayerProxy, RowProxy, TokenSpace, estimate_credit
 from delta.credit.cache import RowCache
-from delta.data.collate import MicroBatch, pad_rows, row_index
+from delta.data.micro_batch import MicroBatch, pad_rows, row_index
 from delta.losses import weighted_sum
 from delta.surrogates.clipped import clipped_surrogate
 from delta.types import TrainBatch

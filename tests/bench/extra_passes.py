@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from delta.credit import token_vectors
-from delta.data.collate import MicroBatch
+from delta.data.micro_batch import MicroBatch
 from workers.learner.policy import Policy
 
 SIGMA_FLOOR = 1e-4

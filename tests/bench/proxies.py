@@ -32,7 +32,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from delta.advantages import group_advantages
 from delta.credit import LastLayerProxy, RowProxy, SidedCredit, TokenSpace, estimate_credit, top_share
 from delta.data.arithmetic import ArithmeticConfig, arithmetic_problems
-from delta.data.collate import collate, pad_rows, rewards_of, row_index
+from delta.data.collate import collate, rewards_of
+from delta.data.micro_batch import pad_rows, row_index
 from delta.data.problems import Problem
 from delta.rewards import judge_final_answer
 from delta.rewards.final_answer import MARKER

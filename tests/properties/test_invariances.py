@@ -10,7 +10,8 @@ from torch import Tensor
 
 from delta.advantages import group_advantages
 from delta.aggregations import MiniBatch, TokenMeanConfig
-from delta.data.collate import collate, pad_rows, response_index
+from delta.data.collate import collate
+from delta.data.micro_batch import pack_rows, pad_rows, response_index
 from delta.data.partition import partition_rows
 from delta.losses import weighted_sum
 from delta.surrogates import clipped_surrogate
@@ -132,11 +133,16 @@ def partition_cases(draw: st.DrawFn) -> tuple[list[int], int, int, int, int]:
     return lengths, updates, group_size, draw(st.integers(1, 9)), draw(st.integers(1, 700))
 
 
-@given(partition_cases())
-def test_any_partition_keeps_its_promises(case: tuple[list[int], int, int, int, int]) -> None:
+@given(partition_cases(), st.booleans())
+def test_any_partition_keeps_its_promises(case: tuple[list[int], int, int, int, int], packed: bool) -> None:
     lengths, updates, group_size, ranks, budget = case
     partition = partition_rows(
-        np.array(lengths, dtype=np.int64), updates=updates, group_size=group_size, ranks=ranks, token_budget=budget
+        np.array(lengths, dtype=np.int64),
+        updates=updates,
+        group_size=group_size,
+        ranks=ranks,
+        token_budget=budget,
+        packed=packed,
     )
     assert len(partition.micro_batches) == updates
     per_update = len(lengths) // updates
@@ -145,41 +151,51 @@ def test_any_partition_keeps_its_promises(case: tuple[list[int], int, int, int, 
         assert rows == list(range(number * per_update, (number + 1) * per_update))
         assert len(update) == ranks
         assert len({len(rank) for rank in update}) == 1
-        shares = [sum(len(micro_batch) for micro_batch in rank) for rank in update]
-        assert max(shares) - min(shares) <= 1
+        if not packed:
+            shares = [sum(len(micro_batch) for micro_batch in rank) for rank in update]
+            assert max(shares) - min(shares) <= 1
         for rank in update:
             for micro_batch in rank:
                 padded = len(micro_batch) * max((lengths[row] for row in micro_batch), default=0)
-                assert padded <= budget or len(micro_batch) == 1
+                computed = sum(lengths[row] for row in micro_batch) if packed else padded
+                assert computed <= budget or len(micro_batch) == 1
 
 
 @given(
     st.lists(st.tuples(st.integers(1, 6), st.integers(0, 8), st.integers(0, 8)), min_size=1, max_size=6),
     st.integers(1, 4),
     st.integers(1, 40),
+    st.booleans(),
 )
-def test_padding_in_any_partition_delivers_every_response_token_once(
-    shapes: list[tuple[int, int, int]], ranks: int, budget: int
+def test_any_layout_in_any_partition_delivers_every_response_token_once(
+    shapes: list[tuple[int, int, int]], ranks: int, budget: int, packed: bool
 ) -> None:
-    fresh = iter(range(1, 10_000))  # every token is different, so each is traced through the padding
+    fresh = iter(range(1, 10_000))  # every token is different, so each is traced through the layout
     groups = []
     for number, (prompt, *responses) in enumerate(shapes):
         prompt_ids = [next(fresh) for _ in range(prompt)]
         response_ids = [[next(fresh) for _ in range(length)] for length in responses]
         groups.append(make_group([1.0, 0.0], group=number, prompt=make_prompt(prompt_ids), responses=response_ids))
     batch = collate(groups, torch.zeros(len(groups), 2))
+    before = {
+        int(token): previous
+        for group in groups
+        for rollout in group.rollouts
+        for previous, token in pairwise([group.prompt.token_ids[-1], *map(int, rollout.token_ids)])
+    }
     expected = [int(token) for group in groups for rollout in group.rollouts for token in rollout.token_ids]
     seen = np.zeros(len(expected), dtype=np.int64)
-    partition = partition_rows(batch.row_lengths, updates=1, group_size=2, ranks=ranks, token_budget=budget)
+    partition = partition_rows(
+        batch.row_lengths, updates=1, group_size=2, ranks=ranks, token_budget=budget, packed=packed
+    )
     for rank in partition.micro_batches[0]:
         for rows in rank:
-            micro_batch = pad_rows(batch, rows)
+            micro_batch = (pack_rows if packed else pad_rows)(batch, rows)
             places = response_index(batch, rows)
-            flat = torch.nn.functional.pad(micro_batch.token_ids, (0, 1)).flatten()  # room for the rows' last tokens
-            predictors = micro_batch.predictors + micro_batch.predictors // micro_batch.token_ids.shape[1]
-            assert micro_batch.targets.tolist() == [expected[place] for place in places]
-            following = flat[predictors + 1]
-            assert ((following == micro_batch.targets) | (following == 0)).all()
-            assert (flat[predictors] != 0).all()
+            targets = micro_batch.targets.tolist()
+            assert targets == [expected[place] for place in places]
+            # Each token was counted on from the one before it, but for the first of a response after its prompt.
+            predicting = micro_batch.token_ids.flatten()[micro_batch.predictors].tolist()
+            assert predicting == [before[target] for target in targets]
             np.add.at(seen, places, 1)
     assert (seen == 1).all()

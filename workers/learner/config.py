@@ -67,7 +67,17 @@ class LearnerConfig:
     max_grad_norm: float = 1.0
     """Global gradient norm is clipped here."""
     tokens_per_micro_batch: int = 8192
-    """Padded tokens of a forward pass at most; decides memory, never the result."""
+    """Tokens of a forward pass at most, pads included; a longer row has one of its own. Decides memory, never the
+    result."""
+    packing: bool = True
+    """Rows end to end in one sequence; otherwise padded to a rectangle, for comparison."""
+    lm_head_chunk_tokens: int = 1024
+    """Tokens whose logits over the whole vocabulary exist at a time."""
+    gradient_checkpointing: bool = False
+    """Keep only the inputs of each decoder layer and compute the rest again in the backward pass: a fraction of the
+    memory for a third more time."""
+    sequence_parallel: int = 1
+    """Neighbouring ranks that share each sequence (Ulysses), for rows too long for one; divides `num_ranks`."""
     threads_per_rank: int = 1
     """CPU threads of a learner process."""
     persistence_threshold: int = 0
@@ -80,9 +90,26 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("num_ranks", "updates_per_step", "tokens_per_micro_batch", "threads_per_rank"):
+        for name in (
+            "num_ranks",
+            "updates_per_step",
+            "tokens_per_micro_batch",
+            "threads_per_rank",
+            "lm_head_chunk_tokens",
+            "sequence_parallel",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"learner.{name}={getattr(self, name)}: expected 1 or more.")
+        if self.num_ranks % self.sequence_parallel:
+            raise ValueError(
+                f"learner.sequence_parallel={self.sequence_parallel} does not divide learner.num_ranks="
+                f"{self.num_ranks}; use a divisor, so that every sequence is shared by as many ranks."
+            )
+        if self.sequence_parallel > 1 and not self.packing:
+            raise ValueError(
+                f"learner.sequence_parallel={self.sequence_parallel} needs learner.packing=true: ranks share packed "
+                "rows."
+            )
         if self.learning_rate <= 0 or self.max_grad_norm <= 0:
             raise ValueError(
                 f"learner.learning_rate={self.learning_rate}, learner.max_grad_norm={self.max_grad_norm}: "

@@ -85,7 +85,8 @@ class LearnerGroup:
         parts = await self._all("credit", "coefficients", ray.put(groups))
         places = np.concatenate([places for places, _ in parts])
         values = np.concatenate([values for _, values in parts])
-        coefficients = np.zeros(len(places), dtype=np.float32)
+        # Ranks that share sequences hold the same tokens.
+        coefficients = np.zeros(places.max() + 1, dtype=np.float32)
         coefficients[places] = values
         return coefficients
 

@@ -6,7 +6,7 @@ it was dealt; the sums over ranks do not.
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,16 +17,20 @@ from torch import Tensor
 from delta.advantages import AdvantageConfig
 from delta.aggregations import AggregationConfig, MiniBatch
 from delta.credit import Credit, CreditConfig, CreditInputs, TokenSpace
-from delta.data.collate import MicroBatch, collate, pad_rows, response_index, rewards_of, row_index
-from delta.data.partition import partition_rows
+from delta.data.collate import collate, rewards_of
+from delta.data.micro_batch import MicroBatch
+from delta.data.partition import RowCost
 from delta.diagnostics import LearnerSums, check_mismatch
 from delta.importance import ImportanceConfig, NoneConfig
 from delta.losses import RegularizationConfig, kl_estimate, kl_penalty, weighted_sum
 from delta.surrogates import SurrogateConfig
 from delta.tokens import OldTokens, join
-from delta.types import RolloutGroup, TrainBatch, UpdateReport
+from delta.types import RolloutGroup, UpdateReport
 from workers.learner.config import LearnerConfig
+from workers.learner.data_ranks import data_ranks
 from workers.learner.engine import whole_lm_head
+from workers.learner.policy import TokenStatistics
+from workers.learner.share import Share, shares
 
 
 @dataclass(kw_only=True, slots=True)
@@ -42,27 +46,9 @@ class AlgorithmConfig:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Share:
-    """This rank's part of one micro-batch: rows as a padded rectangle, and per-token data of the same order."""
-
-    micro_batch: MicroBatch
-    rows: Tensor
-    """(S,) which of its rows each token is in."""
-    places: Tensor
-    """(S,) of its tokens among the response tokens of the global batch."""
-    advantages: Tensor
-    """(S,) of each token's rollout."""
-    loss_mask: Tensor
-    """(S,) bool"""
-    rollout_log_probs: Tensor
-    """(S,)"""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A share with what is fixed before the first optimizer step."""
+    """What is fixed about a share before the first optimizer step."""
 
-    micro_batch: MicroBatch
     tokens: OldTokens
     coefficients: Tensor
     """(S,) credit."""
@@ -79,7 +65,6 @@ class Learner:
         algorithm: AlgorithmConfig,
         config: LearnerConfig,
         *,
-        rank: int,
         mismatch_limit: float,
         reference: Any = None,
     ) -> None:
@@ -89,7 +74,6 @@ class Learner:
             engine: From `create_engine`.
             algorithm: What to compute.
             config: How.
-            rank: This rank.
             mismatch_limit: Refuse rollouts whose log-probabilities differ from the learner's by more, in nats.
             reference: From `create_reference`; needed where the algorithm has a KL term.
         """
@@ -98,7 +82,7 @@ class Learner:
         self._reference = reference
         self._algorithm = algorithm
         self._config = config
-        self._rank = rank
+        self._ranks = data_ranks(sequence_parallel=config.sequence_parallel)
 
     def set_algorithm(self, algorithm: AlgorithmConfig) -> None:
         """Compute something else from the next update on."""
@@ -110,86 +94,84 @@ class Learner:
         Raises:
             MismatchError: The rollouts were not sampled from the policy the learner holds; nothing was trained.
         """
-        started = time.perf_counter()
-        batch = self._batch(groups)
-        updates = self._shares(batch, group_size=len(groups[0].rollouts))
+        updates = self._shares(groups)
+        where = f"rollouts of policy {policy_version}"
         sums = LearnerSums()
-
-        shares = [share for update in updates for share in update]
-        space = self._algorithm.credit.new_space(self._engine.module.logits)
-        old = [self._old_pass(share, space) for share in shares]
-        old_done = time.perf_counter()
-        credit = self._credit(old, space, seed=policy_version)
-        prepared = self._prepare(shares, old, credit)
-        credit_done = time.perf_counter()
-        for part in prepared:
-            sums.add_old(part.tokens, part.coefficients, part.importance)
-        check_mismatch(sums.mismatch_max(all_max), self._mismatch_limit, where=f"rollouts of policy {policy_version}")
-
-        position = 0
+        metrics = {"time/old_pass_s": 0.0, "time/credit_s": 0.0}
+        prepared = None
+        # On-policy, the first pass of the update is the pass under the old policy, unless credit has to come before.
+        if len(updates) > 1 or self._algorithm.credit.needs_old_pass():
+            prepared, metrics = self._assign_credit(
+                [share for update in updates for share in update], sums, seed=policy_version
+            )
+            check_mismatch(sums.mismatch_max(self._ranks.max), self._mismatch_limit, where=where)
+        credited = time.perf_counter()
         for update in updates:
-            sums.add_grad_norm(self._step(prepared[position : position + len(update)], sums))
-            position += len(update)
-        updated = time.perf_counter()
+            sums.add_grad_norm(self._step(update, prepared, sums, where=where))
         return UpdateReport(
             policy_version,
             {
-                **sums.metrics(all_reduce, all_max),
-                **credit.metrics,
-                "time/old_pass_s": old_done - started,
-                "time/credit_s": credit_done - old_done,
-                "time/update_s": updated - credit_done,
+                **sums.metrics(self._ranks.sum, self._ranks.max),
+                **metrics,
+                "time/update_s": time.perf_counter() - credited,
             },
         )
 
     def coefficients(self, groups: Sequence[RolloutGroup]) -> tuple[Tensor, Tensor]:
         """Places (S,) of this rank's response tokens in the batch, and their credit (S,); nothing is trained."""
-        batch = self._batch(groups)
-        shares = [share for update in self._shares(batch, group_size=len(groups[0].rollouts)) for share in update]
+        flat = [share for update in self._shares(groups) for share in update]
         space = self._algorithm.credit.new_space(self._engine.module.logits)
-        old = [self._old_pass(share, space) for share in shares]
-        return torch.cat([share.places for share in shares]), self._credit(old, space, seed=0).coefficients
+        old = [self._old_pass(share, space) for share in flat]
+        return torch.cat([share.places for share in flat]), self._credit(old, space, seed=0).coefficients
 
     def log_probs(self, token_ids: Sequence[int]) -> Tensor:
         """Log-probability of every token but the first: the learner's side of the parity probe; collective."""
+        # As a packed row that every group of ranks can share: the last tokens are dummies.
+        inputs = list(token_ids[:-1])
+        filling = -len(inputs) % self._config.sequence_parallel
         micro_batch = MicroBatch(
-            token_ids=torch.tensor([token_ids[:-1]]),
-            predictors=torch.arange(len(token_ids) - 1),
+            token_ids=torch.tensor([inputs + [0] * filling]),
+            predictors=torch.arange(len(inputs)),
             targets=torch.tensor(token_ids[1:]),
+            row_lengths=(len(inputs) + filling,),
         )
         self._engine.eval()
         with torch.no_grad():
             return self._engine(micro_batch).log_probs
 
-    def _batch(self, groups: Sequence[RolloutGroup]) -> TrainBatch:
-        rewards, judged = rewards_of(groups)
-        return collate(groups, self._algorithm.advantage.advantages(rewards, judged))
-
-    def _shares(self, batch: TrainBatch, *, group_size: int) -> list[list[Share]]:
+    def _shares(self, groups: Sequence[RolloutGroup]) -> list[list[Share]]:
         """This rank's micro-batches, by optimizer step."""
-        partition = partition_rows(
-            batch.row_lengths,
-            updates=self._config.updates_per_step,
-            group_size=group_size,
-            ranks=torch.distributed.get_world_size(),
-            token_budget=self._config.tokens_per_micro_batch,
+        rewards, judged = rewards_of(groups)
+        return shares(
+            collate(groups, self._algorithm.advantage.advantages(rewards, judged)),
+            self._config,
+            group_size=len(groups[0].rollouts),
+            ranks=self._ranks,
+            cost=RowCost(attention_length=self._engine.module.attention_length),
         )
-        return [[_share(batch, rows) for rows in per_rank[self._rank]] for per_rank in partition.micro_batches]
+
+    def _assign_credit(
+        self, flat: Sequence[Share], sums: LearnerSums, *, seed: int
+    ) -> tuple[Iterator[Prepared], dict[str, float]]:
+        """All shares under the old policy, with credit; and the metrics of it."""
+        space = self._algorithm.credit.new_space(self._engine.module.logits)
+        started = time.perf_counter()
+        old = [self._old_pass(share, space) for share in flat]
+        passed = time.perf_counter()
+        credit = self._credit(old, space, seed=seed)
+        coefficients = credit.coefficients.split([len(tokens.rows) for tokens in old])
+        prepared = [self._prepare(tokens, part, sums) for tokens, part in zip(old, coefficients, strict=True)]
+        times = {"time/old_pass_s": passed - started, "time/credit_s": time.perf_counter() - passed}
+        return iter(prepared), {**credit.metrics, **times}
 
     @torch.no_grad()
     def _old_pass(self, share: Share, space: TokenSpace | None) -> OldTokens:
         """The one forward pass under the old policy; the token gradients of credit are taken from it."""
         self._engine.eval()
         statistics = self._engine(share.micro_batch, with_entropy=True)
-        tokens = OldTokens(
-            rows=share.rows,
-            places=share.places,
-            advantages=share.advantages,
-            loss_mask=share.loss_mask,
-            rollout_log_probs=share.rollout_log_probs,
-            log_probs=statistics.log_probs,
-            entropy=statistics.entropy,
-            ref_log_probs=self._reference(share.micro_batch).log_probs if self._algorithm.regularization.kl else None,
+        assert statistics.entropy is not None
+        tokens = share.tokens(
+            log_probs=statistics.log_probs, entropy=statistics.entropy, ref_log_probs=self._reference_log_probs(share)
         )
         if space is not None:
             sided = tokens.sided
@@ -203,37 +185,61 @@ class Learner:
 
     def _credit(self, old: Sequence[OldTokens], space: TokenSpace | None, *, seed: int) -> Credit:
         """Coefficients of this rank's tokens, in the order of the shares."""
-        inputs = CreditInputs(tokens=join(old), space=space, all_reduce=all_reduce, seed=seed)
+        inputs = CreditInputs(tokens=join(old), space=space, all_reduce=self._ranks.sum, seed=seed)
         with whole_lm_head(self._engine) if space is not None and space.needs_lm_head else contextlib.nullcontext():
             return self._algorithm.credit.estimate(inputs)
 
-    def _prepare(self, shares: Sequence[Share], old: Sequence[OldTokens], credit: Credit) -> list[Prepared]:
-        coefficients = credit.coefficients.split([len(tokens.rows) for tokens in old])
-        return [
-            Prepared(share.micro_batch, tokens, weights, self._algorithm.importance.weights(tokens))
-            for share, tokens, weights in zip(shares, old, coefficients, strict=True)
-        ]
+    def _prepare(self, tokens: OldTokens, coefficients: Tensor, sums: LearnerSums) -> Prepared:
+        importance = self._algorithm.importance.weights(tokens)
+        sums.add_old(tokens, coefficients, importance)
+        return Prepared(tokens, coefficients, importance)
 
-    def _step(self, parts: Sequence[Prepared], sums: LearnerSums) -> float:
+    def _prepare_now(self, share: Share, statistics: TokenStatistics, sums: LearnerSums) -> Prepared:
+        """The same from the update's own pass, where the policy is the old one still."""
+        assert statistics.entropy is not None
+        tokens = share.tokens(
+            log_probs=statistics.log_probs.detach(),
+            entropy=statistics.entropy.detach(),
+            ref_log_probs=self._reference_log_probs(share),
+        )
+        credit = self._algorithm.credit.estimate(CreditInputs(tokens=tokens, all_reduce=self._ranks.sum))
+        return self._prepare(tokens, credit.coefficients, sums)
+
+    @torch.no_grad()
+    def _reference_log_probs(self, share: Share) -> Tensor | None:
+        """(S,) under the reference policy, where the algorithm measures against one."""
+        if not self._algorithm.regularization.kl:
+            return None
+        log_probs: Tensor = self._reference(share.micro_batch).log_probs
+        return log_probs
+
+    def _step(
+        self, update: Sequence[Share], prepared: Iterator[Prepared] | None, sums: LearnerSums, *, where: str
+    ) -> float:
         """One optimizer step over the global mini-batch; the gradient norm before clipping."""
-        counts = [[int(part.tokens.loss_mask.sum()), part.tokens.loss_rows] for part in parts]
-        tokens, rows = all_reduce(torch.tensor([[0, 0], *counts]).sum(dim=0)).tolist()
+        loss_rows = [int(share.rows[share.loss_mask].unique().numel()) for share in update]
+        counts = torch.tensor([sum(int(share.loss_mask.sum()) for share in update), sum(loss_rows)])
+        mini_batch = MiniBatch(*self._ranks.sum(counts).tolist())
+        with_entropy = prepared is None or self._algorithm.regularization.entropy > 0
         self._engine.train()
-        for part in parts:
-            loss = self._loss(part, MiniBatch(tokens, rows), sums)
-            # DeepSpeed averages gradients over ranks; the loss is a sum over them.
+        for share in update:
+            statistics = self._engine(share.micro_batch, with_entropy=with_entropy)
+            ready = self._prepare_now(share, statistics, sums) if prepared is None else next(prepared)
+            # DeepSpeed averages gradients over all ranks; the loss is a sum over them.
+            loss = self._loss(statistics, ready, mini_batch, sums)
             self._engine.backward(loss * torch.distributed.get_world_size())
+        if prepared is None:
+            check_mismatch(sums.mismatch_max(self._ranks.max), self._mismatch_limit, where=where)
         self._engine.step()
         return float(self._engine.get_global_grad_norm())
 
-    def _loss(self, part: Prepared, mini_batch: MiniBatch, sums: LearnerSums) -> Tensor:
+    def _loss(self, statistics: TokenStatistics, part: Prepared, mini_batch: MiniBatch, sums: LearnerSums) -> Tensor:
         """Share of one micro-batch in the loss of the mini-batch.
 
         L = - sum w lambda rho J + sum w (beta KL - eta H)      w: aggregation, lambda: credit, rho: importance
         """
         algorithm, old = self._algorithm, part.tokens
         regularization = algorithm.regularization
-        statistics = self._engine(part.micro_batch, with_entropy=regularization.entropy > 0)
         log_ratio = statistics.log_probs.detach() - old.log_probs
         terms = algorithm.surrogate.terms(statistics.log_probs, old)
         credit = algorithm.credit.refresh(part.coefficients, log_ratio, old)
@@ -247,31 +253,6 @@ class Learner:
             loss = loss + regularization.kl * weighted_sum(penalty, weights)
             estimate = kl_estimate(statistics.log_probs.detach(), old.ref_log_probs, estimator=estimator)
             sums.add_mean("policy/ref_kl", estimate[old.loss_mask])
-        if statistics.entropy is not None:
+        if regularization.entropy and statistics.entropy is not None:
             loss = loss - regularization.entropy * weighted_sum(statistics.entropy, weights)
         return loss
-
-
-def all_reduce(tensor: Tensor) -> Tensor:
-    """Sum over the learner ranks."""
-    torch.distributed.all_reduce(tensor)
-    return tensor
-
-
-def all_max(tensor: Tensor) -> Tensor:
-    """Maximum over the learner ranks."""
-    torch.distributed.all_reduce(tensor, op=torch.distributed.ReduceOp.MAX)
-    return tensor
-
-
-def _share(batch: TrainBatch, rows: Sequence[int]) -> Share:
-    places = response_index(batch, rows)
-    owners = row_index(batch, rows)
-    return Share(
-        micro_batch=pad_rows(batch, rows),
-        rows=torch.from_numpy(owners),
-        places=torch.from_numpy(places),
-        advantages=torch.from_numpy(batch.advantages[list(rows)])[owners],
-        loss_mask=torch.from_numpy(batch.loss_mask[places]),
-        rollout_log_probs=torch.from_numpy(batch.rollout_log_probs[places]),
-    )

@@ -51,6 +51,7 @@ class LearnerWorker:
 
         from workers.learner.engine import create_engine, create_reference, join_ranks
         from workers.learner.policy import Policy
+        from workers.learner.sequence_parallel import share_sequences
 
         torch.set_num_threads(self._config.threads_per_rank)
         join_ranks(rank=self._rank, world_size=self._config.num_ranks, address=address, port=port, timeout_s=timeout_s)
@@ -59,17 +60,29 @@ class LearnerWorker:
         use_onednn(causal_lm)
         parameters = sum(parameter.numel() for parameter in causal_lm.parameters())
         self._causal_lm = causal_lm
-        self._engine = create_engine(Policy(causal_lm, temperature=temperature), self._config)
+        shared = self._config.sequence_parallel
+        sequences = share_sequences(causal_lm.config, shared) if shared > 1 else None
+
+        def as_policy(model: Any) -> Policy:
+            return Policy(
+                model,
+                temperature=temperature,
+                lm_head_chunk_tokens=self._config.lm_head_chunk_tokens,
+                sequence_group=sequences,
+            )
+
+        if self._config.gradient_checkpointing:
+            causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        self._engine = create_engine(as_policy(causal_lm), self._config)
         reference = None
         if algorithm.regularization.kl:
             frozen = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
             use_onednn(frozen)
-            reference = create_reference(Policy(frozen, temperature=temperature), self._config)
+            reference = create_reference(as_policy(frozen), self._config)
         self._learner = Learner(
             self._engine,
             algorithm,
             self._config,
-            rank=self._rank,
             mismatch_limit=mismatch_limit,
             reference=reference,
         )

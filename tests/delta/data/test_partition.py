@@ -1,12 +1,27 @@
 import numpy as np
 import pytest
 
-from delta.data.partition import Partition, partition_rows
+from delta.data.partition import Partition, RowCost, partition_rows
 
 
-def split(lengths: list[int], *, updates: int = 1, group_size: int = 1, ranks: int = 1, budget: int = 100) -> Partition:
+def split(
+    lengths: list[int],
+    *,
+    updates: int = 1,
+    group_size: int = 1,
+    ranks: int = 1,
+    budget: int = 100,
+    packed: bool = False,
+    cost: RowCost | None = None,
+) -> Partition:
     return partition_rows(
-        np.array(lengths, dtype=np.int64), updates=updates, group_size=group_size, ranks=ranks, token_budget=budget
+        np.array(lengths, dtype=np.int64),
+        updates=updates,
+        group_size=group_size,
+        ranks=ranks,
+        token_budget=budget,
+        packed=packed,
+        cost=cost,
     )
 
 
@@ -102,3 +117,66 @@ def test_updates_differ_by_one_group_at_most_and_none_is_empty() -> None:
     updates = split([1] * 10, updates=3, group_size=2).micro_batches
     assert [sum(len(rows) for rank in update for rows in rank) for update in updates] == [4, 4, 2]
     assert len(split([1] * 4, updates=2, group_size=4).micro_batches) == 1
+
+
+def skewed_lengths(rows: int, seed: int = 0) -> list[int]:
+    """Mostly short, few long: what a policy that reasons produces."""
+    return [int(length) for length in np.random.default_rng(seed).lognormal(3.5, 1.2, size=rows).clip(1, 3000)]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 8, 40])
+@pytest.mark.parametrize("seed", range(3))
+def test_packed_rows_are_there_once_in_equally_many_micro_batches(ranks: int, seed: int) -> None:
+    lengths = skewed_lengths(32, seed)
+    partition = split(lengths, updates=2, group_size=4, ranks=ranks, budget=400, packed=True)
+    assert sorted(rows_of(partition)) == list(range(32))
+    for update in partition.micro_batches:
+        assert len(update) == ranks
+        assert len({len(rank) for rank in update}) == 1
+        for rank in update:
+            for rows in rank:
+                assert sum(lengths[row] for row in rows) <= 400 or len(rows) == 1
+
+
+def test_packing_counts_tokens_and_no_pads() -> None:
+    # 60 + 30 fits into 100 tokens, though the rectangle 2 * 60 does not.
+    assert split([60, 30], budget=100, packed=True).micro_batches == ((((0, 1),),),)
+
+
+def test_packing_wastes_little_of_the_budget() -> None:
+    lengths = [length for length in skewed_lengths(400) if length <= 1000]
+    (ranks,) = split(lengths, ranks=4, budget=1000, packed=True).micro_batches
+    needed = sum(lengths) / 1000
+    assert 4 * len(ranks[0]) <= needed * 1.1 + 4
+
+
+def test_packed_micro_batches_that_run_side_by_side_cost_alike() -> None:
+    lengths = [length for length in skewed_lengths(400) if length <= 1000]
+    (ranks,) = split(lengths, ranks=4, budget=1000, packed=True).micro_batches
+    for side_by_side in zip(*ranks, strict=True):
+        tokens = [sum(lengths[row] for row in rows) for rows in side_by_side]
+        assert max(tokens) - min(tokens) <= 50
+
+
+def test_one_giant_row_has_a_micro_batch_of_its_own_beside_empty_or_small_ones() -> None:
+    (ranks,) = split([5000, 10, 10, 10], ranks=2, budget=100, packed=True).micro_batches
+    flat = [rows for rank in ranks for rows in rank]
+    assert (0,) in flat
+    assert sorted(row for rows in flat for row in rows) == [0, 1, 2, 3]
+
+
+def test_more_ranks_than_packed_rows_leaves_empty_micro_batches() -> None:
+    assert split([5, 5], ranks=4, packed=True).micro_batches == ((((0,),), ((1,),), ((),), ((),)),)
+
+
+def test_long_rows_weigh_more_than_their_tokens() -> None:
+    # One row of 1,000 tokens costs as much as 2,000 tokens in short rows, where attention is half of the work.
+    lengths = [1000] + [10] * 300
+    (ranks,) = split(lengths, ranks=2, budget=10_000, packed=True, cost=RowCost(attention_length=1000)).micro_batches
+    with_giant, other = sorted(ranks, key=lambda rank: 0 not in rank[0])
+    assert len(with_giant[0]) == pytest.approx(1 + (300 - 200) / 2, abs=3)
+    assert len(other[0]) == pytest.approx(200 + (300 - 200) / 2, abs=3)
+
+
+def test_rows_without_a_token_are_dealt_too() -> None:
+    assert sorted(rows_of(split([0, 0, 3], ranks=2, packed=True))) == [0, 1, 2]

@@ -147,22 +147,40 @@ async def learn(model_path: Path, groups: list[RolloutGroup], folder: Path, conf
         stop(learners)
 
 
+LAYOUTS = {
+    "one rank": {"num_ranks": 1},
+    "padded": {"num_ranks": 1, "packing": False, "tokens_per_micro_batch": 64},
+    "small pieces": {"num_ranks": 1, "tokens_per_micro_batch": 64, "lm_head_chunk_tokens": 7},
+    "two ranks": {"num_ranks": 2, "tokens_per_micro_batch": 100, "gradient_checkpointing": True},
+    "two ranks padded": {"num_ranks": 2, "packing": False, "gradient_checkpointing": True, "lm_head_chunk_tokens": 3},
+    "one sequence": {"num_ranks": 2, "sequence_parallel": 2, "tokens_per_micro_batch": 100},
+    "four ranks": {"num_ranks": 4, "lm_head_chunk_tokens": 16},
+    "two by two": {"num_ranks": 4, "sequence_parallel": 2, "gradient_checkpointing": True},
+}
+"""Ways to compute the same update: ranks, packed or padded, micro-batches, chunks, checkpointing, shared sequences."""
+
+LAYOUTS_OF_BOTH = ("one rank", "small pieces", "two by two")
+"""Those that are tried without tied embeddings as well."""
+
+
+def learner_config(**settings) -> LearnerConfig:
+    # Comparisons of weights need the raw gradient: Adam's first step is the sign of it, which rounding can flip.
+    return LearnerConfig(updates_per_step=UPDATES, learning_rate=1e-4, adam_eps=1e-2, **settings)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("make_tied", [True, False], ids=["tied", "untied"])
-def test_ranks_and_micro_batches_change_nothing(ray_cluster, make_model, tmp_path, make_tied):
-    model_path = make_model(tie_embeddings=make_tied)
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_the_layout_of_an_update_changes_nothing(ray_cluster, make_model, tmp_path, tied):
+    model_path = make_model(tie_embeddings=tied)
     model = AutoModelForCausalLM.from_pretrained(model_path).eval()
     groups = random_groups(model)
 
-    results = {}
-    for ranks, budget in ((1, 8192), (1, 64), (2, 8192), (2, 100)):
-        # SGD-like comparisons need the raw gradient: Adam's first step is the sign of it, which rounding can flip.
-        config = LearnerConfig(
-            num_ranks=ranks, updates_per_step=UPDATES, tokens_per_micro_batch=budget, learning_rate=1e-4, adam_eps=1e-2
-        )
-        results[ranks, budget] = asyncio.run(learn(model_path, groups, tmp_path / f"{ranks}-{budget}", config))
-
-    expected_coefficients, expected_metrics, expected_weights = results[1, 8192]
+    results = {
+        name: asyncio.run(learn(model_path, groups, tmp_path / name, learner_config(**settings)))
+        for name, settings in LAYOUTS.items()
+        if tied or name in LAYOUTS_OF_BOTH
+    }
+    expected_coefficients, expected_metrics, expected_weights = results["one rank"]
     for coefficients, metrics, weights in results.values():
         np.testing.assert_allclose(coefficients, expected_coefficients, atol=1e-5)
         for name in ("loss/surrogate", "learner/grad_norm", "policy/entropy", "policy/kl", "learner/tokens"):
@@ -209,13 +227,11 @@ def test_ranks_and_micro_batches_change_no_algorithm(ray_cluster, make_model):
     model_path = make_model()
     groups = random_groups(AutoModelForCausalLM.from_pretrained(model_path).eval())
     results = {}
-    for ranks, budget in ((1, 8192), (2, 100)):
-        config = LearnerConfig(
-            num_ranks=ranks, updates_per_step=UPDATES, tokens_per_micro_batch=budget, learning_rate=1e-4, adam_eps=1e-2
-        )
+    for ranks, settings in ((1, {"packing": False}), (4, {"sequence_parallel": 2, "tokens_per_micro_batch": 100})):
+        config = learner_config(num_ranks=ranks, **settings)
         results[ranks] = asyncio.run(learn_with_each(model_path, groups, config))
     for name, (coefficients, metrics) in results[1].items():
-        others_coefficients, others_metrics = results[2][name]
+        others_coefficients, others_metrics = results[4][name]
         np.testing.assert_allclose(others_coefficients, coefficients, atol=2e-5, err_msg=name)
         assert metrics.keys() == others_metrics.keys()
         for metric, value in metrics.items():
@@ -227,8 +243,46 @@ def test_ranks_and_micro_batches_change_no_algorithm(ray_cluster, make_model):
     assert 0.2 <= results[1]["forking"][1]["credit/selected_share"] < 0.21
 
 
+class AfterAll(UniformConfig):
+    """Uniform credit that asks for the pass it does not need."""
+
+    def needs_old_pass(self) -> bool:
+        return True
+
+
 @pytest.mark.slow
-def test_rollouts_of_another_policy_are_refused_and_nothing_is_trained(ray_cluster, make_model):
+def test_the_old_pass_is_skipped_where_nothing_needs_it_and_changes_nothing(ray_cluster, make_model):
+    model_path = make_model()
+    groups = random_groups(AutoModelForCausalLM.from_pretrained(model_path).eval())
+    algorithm = replace(
+        ALGORITHMS["GRPO with KL and entropy"], importance=TruncatedConfig(), advantage=RlooConfig(), credit=AfterAll()
+    )
+    config = replace(learner_config(num_ranks=2), updates_per_step=1, gradient_checkpointing=True)
+
+    async def learn_both():
+        results = []
+        for credit in (AfterAll(), UniformConfig()):
+            learners = await start(model_path, config, replace(algorithm, credit=credit))
+            try:
+                metrics = (await learners.update(groups, policy_version=0)).metrics
+                results.append((metrics, await learners.weights_hash()))
+            finally:
+                stop(learners)
+        return results
+
+    (metrics, weights), (skipped_metrics, skipped_weights) = asyncio.run(learn_both())
+    assert skipped_weights == weights
+    assert metrics["time/old_pass_s"] > 0 == skipped_metrics["time/old_pass_s"]
+    assert metrics.keys() == skipped_metrics.keys()
+    for name, value in metrics.items():
+        assert name.startswith("time/") or skipped_metrics[name] == value, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("algorithm", "updates"), [(DELTA, 2), (replace(DELTA, credit=UniformConfig()), 1)], ids=["old pass", "no old pass"]
+)
+def test_rollouts_of_another_policy_are_refused_and_nothing_is_trained(ray_cluster, make_model, algorithm, updates):
     model_path = make_model()
     groups = random_groups(AutoModelForCausalLM.from_pretrained(model_path).eval())
     (first, *others) = groups[0].rollouts
@@ -236,7 +290,7 @@ def test_rollouts_of_another_policy_are_refused_and_nothing_is_trained(ray_clust
     groups[0] = replace(groups[0], rollouts=(stale, *others))
 
     async def attempt():
-        learners = await start(model_path, LearnerConfig(num_ranks=2, updates_per_step=UPDATES))
+        learners = await start(model_path, LearnerConfig(num_ranks=2, updates_per_step=updates), algorithm)
         try:
             before = await learners.weights_hash()
             with pytest.raises(MismatchError, match=r"differ by up to 0\.5 nats.*rollout\.mismatch_limit=0\.001"):

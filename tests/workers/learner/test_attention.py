@@ -1,0 +1,102 @@
+"""Packed attention against one ordinary attention per row."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from workers.learner.attention import MAX_PADDING, attention, packed_rows
+
+CPU = torch.device("cpu")
+
+
+def naive(query: Tensor, key: Tensor, value: Tensor, *, scaling: float, window: int | None) -> Tensor:
+    """(T, heads, D): every inner product written out, for one row of (heads, T, D)."""
+    key, value = (tensor.repeat_interleave(query.shape[0] // tensor.shape[0], dim=0) for tensor in (key, value))
+    places = torch.arange(query.shape[1])
+    distance = places[:, None] - places
+    seen = (distance >= 0) & (distance < (window or len(places)))
+    scores = (query @ key.transpose(1, 2) * scaling).masked_fill(~seen, -torch.inf)
+    return (scores.softmax(-1) @ value).transpose(0, 1)
+
+
+def row_by_row(lengths: list[int], *tensors: Tensor, scaling: float, window: int | None = None) -> Tensor:
+    rows = zip(*(tensor[0].split(lengths, dim=1) for tensor in tensors), strict=True)
+    return torch.cat([naive(*row, scaling=scaling, window=window) for row in rows]).unsqueeze(0)
+
+
+def inputs(length: int, *, heads: int = 4, key_value_heads: int = 2, width: int = 8) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(length)
+    return [
+        torch.randn(1, count, length, width, generator=generator, dtype=torch.float64, requires_grad=True)
+        for count in (heads, key_value_heads, key_value_heads)
+    ]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.sampled_from([None, 1, 3, 17, 100]))
+def test_rows_see_themselves_only(lengths: list[int], window: int | None) -> None:
+    tensors = inputs(sum(lengths))
+    rows = packed_rows(lengths, CPU)
+    output, weights = attention(nn.Identity(), *tensors, None, scaling=0.3, sliding_window=window, rows=rows)
+    expected = row_by_row(lengths, *tensors, scaling=0.3, window=window)
+    assert weights is None
+    torch.testing.assert_close(output, expected)
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(1), dtype=output.dtype)
+    for ours, reference in zip(
+        torch.autograd.grad(output, tensors, direction),
+        torch.autograd.grad(expected, tensors, direction),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, reference)
+
+
+def test_a_rectangle_is_causal_as_it_is() -> None:
+    query, key, value = (torch.randn(3, heads, 7, 8) for heads in (4, 2, 2))
+    output, _ = attention(nn.Identity(), query, key, value, None, scaling=0.5)
+    for row in range(3):
+        expected = naive(query[row], key[row], value[row], scaling=0.5, window=None)
+        torch.testing.assert_close(output[row], expected)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
+def test_little_is_padded(lengths: list[int]) -> None:
+    rows = packed_rows(lengths, CPU)
+    computed = sum(rectangle.rows * rectangle.width for rectangle in rows.rectangles)
+    assert sum(lengths) <= computed <= sum(lengths) / (1 - MAX_PADDING)
+    assert sum(rectangle.rows for rectangle in rows.rectangles) == len(lengths)
+    assert rows.boundaries.tolist()[-1] == sum(lengths)
+
+
+def test_rows_of_one_length_are_not_copied() -> None:
+    rows = packed_rows([5, 5, 5], CPU)
+    assert [rectangle.index for rectangle in rows.rectangles] == [None]
+    assert rows.inverse is None
+
+
+@pytest.mark.parametrize("name", ["softcap", "s_aux", "attn_bias"])
+def test_what_would_be_ignored_is_refused(name: str) -> None:
+    with pytest.raises(NotImplementedError, match=f"Identity passes {name}"):
+        attention(nn.Identity(), *inputs(4), None, **{name: torch.ones(1)})
+
+
+def test_masks_and_dropout_are_refused() -> None:
+    with pytest.raises(NotImplementedError, match="attention mask or dropout"):
+        attention(nn.Identity(), *inputs(4), torch.ones(1, 1, 4, 4))
+    with pytest.raises(NotImplementedError, match="attention mask or dropout"):
+        attention(nn.Identity(), *inputs(4), None, dropout=0.1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("window", [None, 16])
+def test_flash_attention_agrees_with_the_rectangles(window: int | None) -> None:
+    lengths = [100, 1, 37, 64]
+    tensors = [tensor.detach().to("cuda", torch.bfloat16) for tensor in inputs(sum(lengths), width=64)]
+    flash, _ = attention(
+        nn.Identity(), *tensors, None, sliding_window=window, rows=packed_rows(lengths, torch.device("cuda"))
+    )
+    wide = [tensor.cpu().double() for tensor in tensors]
+    expected = row_by_row(lengths, *wide, scaling=64**-0.5, window=window)
+    torch.testing.assert_close(flash.cpu().double(), expected, atol=2e-2, rtol=2e-2)
