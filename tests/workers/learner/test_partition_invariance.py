@@ -236,7 +236,9 @@ def test_ranks_and_micro_batches_change_no_algorithm(ray_cluster, make_model):
         assert metrics.keys() == others_metrics.keys()
         for metric, value in metrics.items():
             if not metric.startswith("time/"):
-                assert others_metrics[metric] == pytest.approx(value, rel=2e-4, abs=1e-6), f"{name}: {metric}"
+                # The mismatch is nothing but rounding here.
+                allowed = 1e-5 if "mismatch" in metric else 1e-6
+                assert others_metrics[metric] == pytest.approx(value, rel=2e-4, abs=allowed), f"{name}: {metric}"
         assert metrics["learner/grad_norm"] > 0, name
     assert results[1]["GRPO with KL and entropy"][1]["policy/ref_kl"] > 0
     assert results[1]["REINFORCE++ with token TIS"][1]["importance/mean"] != 1
