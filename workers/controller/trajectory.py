@@ -20,6 +20,7 @@ FREE = {
     "resume_from",
     "evaluation",
     "checkpoint",
+    "faults",
     "cluster",
     "logger",
     "verifier",
