@@ -20,7 +20,6 @@ STACK = [
     "matplotlib>=3.10",
     "rich>=14",
     "aiohttp>=3.12",
-    "py-spy>=0.4",
 ]
 
 setup(

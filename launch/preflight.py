@@ -13,6 +13,7 @@ from delta.errors import ConfigError, DataError, ModelError, StorageError
 from delta.rewards import check_reference
 from delta.rewards.plugin import find
 from delta.types import FunctionTests, Outcome, PluginAnswer, Prompt, Sample
+from launch.memory import check_memory
 from workers.controller.config import Resume, TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.loop import RunData
@@ -48,15 +49,9 @@ def prepare(config: TrainConfig, settings: DictConfig, console: RunConsole) -> P
     Raises:
         DeltaError: Something cannot work; nothing was started.
     """
-    if isinstance(config.model, PretrainedModelConfig):
-        check_model(config.model)
-    check_context(config)
-    check_learner(config.learner)
-    problems = load_problems(config.data, seed=config.seed)
-    check_references(problems, console)
-    check_known_answer(config, problems)
-    tokenizer = load_tokenizer(config)
-    data = encode(config, problems, tokenizer, console)
+    data = check(config, console)
+    if data is None:
+        raise ModelError(f"model.path={config.model.path}: no tokenizer; expected one for anything but dry_run=true.")
     run_dir = open_run_dir(config)
     (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(settings, resolve=True), encoding="utf-8")
     model_path = (
@@ -65,6 +60,35 @@ def prepare(config: TrainConfig, settings: DictConfig, console: RunConsole) -> P
         else Path(config.model.path)
     )
     return Prepared(run_dir, model_path, data)
+
+
+def check(config: TrainConfig, console: RunConsole) -> RunData | None:
+    """Everything that can be checked without writing or starting anything, and the memory plan.
+
+    Returns:
+        The prompts; None in a dry run of a model without a tokenizer.
+
+    Raises:
+        DeltaError: Something cannot work.
+    """
+    if isinstance(config.model, PretrainedModelConfig):
+        check_model(config.model, needs_weights=not config.dry_run)
+    check_context(config)
+    check_learner(config.learner)
+    check_memory(config, console)
+    problems = load_problems(config.data, seed=config.seed)
+    check_references(problems, console)
+    check_known_answer(config, problems)
+    refuse_other_run(config)
+    if config.dry_run and isinstance(config.model, PretrainedModelConfig) and not has_tokenizer(config.model):
+        console.warn(f"{config.model.path} has no tokenizer: whether the prompts fit was not checked.")
+        return None
+    return encode(config, problems, load_tokenizer(config), console)
+
+
+def has_tokenizer(config: PretrainedModelConfig) -> bool:
+    """Whether a folder holds one; a hub name is left to the hub."""
+    return not Path(config.path).is_dir() or (Path(config.path) / "tokenizer_config.json").is_file()
 
 
 def check_context(config: TrainConfig) -> None:
@@ -82,13 +106,19 @@ def check_context(config: TrainConfig) -> None:
         )
 
 
-def check_model(config: PretrainedModelConfig) -> None:
-    """A path must hold a model in Hugging Face format; a hub name is left to the hub."""
+def check_model(config: PretrainedModelConfig, *, needs_weights: bool = True) -> None:
+    """A path must hold a model in Hugging Face format; a hub name is left to the hub.
+
+    Args:
+        config: Where it is.
+        needs_weights: Without, its config.json is enough.
+    """
     if not config.path:
         raise ConfigError("model.path is empty: expected a folder in Hugging Face format, or a name on the hub.")
     path = Path(config.path)
-    missing = [name for name in ("config.json", "tokenizer_config.json") if not (path / name).is_file()]
-    if path.is_dir() and not list(path.glob("*.safetensors")):
+    files = ("config.json", "tokenizer_config.json") if needs_weights else ("config.json",)
+    missing = [name for name in files if not (path / name).is_file()]
+    if needs_weights and path.is_dir() and not list(path.glob("*.safetensors")):
         missing.append("*.safetensors")
     looks_like_path = path.exists() or config.path.startswith((".", "/", "~")) or config.path.count("/") != 1
     if missing and looks_like_path:
@@ -191,6 +221,15 @@ def encode(
     return RunData(train=parts[0], held_out=parts[1])
 
 
+def refuse_other_run(config: TrainConfig) -> None:
+    """Refuse a folder that holds a run where `resume=never`."""
+    run_dir = Path(config.run_dir)
+    if config.resume is Resume.never and (run_dir / "config.yaml").exists():
+        raise ConfigError(
+            f"run_dir={run_dir} already holds a run and resume=never. Choose another folder, or resume=auto to go on."
+        )
+
+
 def open_run_dir(config: TrainConfig) -> Path:
     """Create the run folder; a folder with a run in it must be meant.
 
@@ -198,11 +237,8 @@ def open_run_dir(config: TrainConfig) -> Path:
         ConfigError: It holds a run and `resume=never`.
         StorageError: It cannot be written.
     """
+    refuse_other_run(config)
     run_dir = Path(config.run_dir)
-    if config.resume is Resume.never and (run_dir / "config.yaml").exists():
-        raise ConfigError(
-            f"run_dir={run_dir} already holds a run and resume=never. Choose another folder, or resume=auto to go on."
-        )
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / ".writable").touch()

@@ -14,13 +14,13 @@ from workers.controller.config import TrainConfig
 
 FREE = {
     "steps",
+    "dry_run",
     "label",
     "run_dir",
     "resume",
     "resume_from",
     "evaluation",
     "checkpoint",
-    "faults",
     "cluster",
     "logger",
     "verifier",

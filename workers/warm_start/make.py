@@ -117,23 +117,26 @@ def teach(config: WarmStartModelConfig, *, seed: int, folder: Path) -> Iterator[
 
 def make_model(config: WarmStartModelConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen3ForCausalLM:
     """An untrained Qwen3 of the configured size."""
-    return Qwen3ForCausalLM(
-        Qwen3Config(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_hidden_layers=config.num_layers,
-            num_attention_heads=config.num_heads,
-            num_key_value_heads=config.num_kv_heads,
-            head_dim=config.head_dim,
-            max_position_embeddings=config.max_positions,
-            tie_word_embeddings=config.tie_embeddings,
-            initializer_range=config.initializer_range,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
+    return Qwen3ForCausalLM(model_config(config, tokenizer))
+
+
+def model_config(config: WarmStartModelConfig, tokenizer: PreTrainedTokenizerBase) -> Qwen3Config:
+    """The configured size in transformers' words."""
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        max_position_embeddings=config.max_positions,
+        tie_word_embeddings=config.tie_embeddings,
+        initializer_range=config.initializer_range,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
     )
 
 

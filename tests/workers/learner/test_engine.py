@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 import workers.learner.engine as engine_module
-from delta.data.collate import MicroBatch
+from delta.data.micro_batch import MicroBatch
 from delta.errors import ConfigError
 from tests.workers.learner.ranks import run_ranks
 from workers.learner.config import LearnerConfig, OffloadConfig, OffloadDevice

@@ -1,0 +1,130 @@
+"""The memory plan of the command: a dry run from a config.json, and refusals that say what would help."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from delta.errors import ConfigError
+from launch import memory
+from launch.memory import Limits, available_host_bytes, changes, memory_limits, shortage, table
+from tests.conftest import Train
+from tests.workers.learner.test_memory_plan import INPUTS
+from workers.cluster import ClusterConfig
+from workers.controller.config import TrainConfig
+from workers.learner.memory_plan import GIB, plan_memory
+
+QWEN3_8B = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_size": 4096,
+    "intermediate_size": 12288,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "vocab_size": 151936,
+    "max_position_embeddings": 40960,
+    "tie_word_embeddings": False,
+}
+"""The public sizes of Qwen3-8B, 8.19 billion parameters."""
+
+
+@pytest.fixture
+def eight_gpus(tmp_path):
+    """Settings of Qwen3-8B on 8 GPUs with 2,048 + 20,480 tokens, given a config.json and nothing else."""
+    folder = tmp_path / "qwen3-8b"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(QWEN3_8B), encoding="utf-8")
+    return [
+        "dry_run=true",
+        "model=pretrained",
+        f"model.path={folder}",
+        "model.dtype=bfloat16",
+        "learner.num_ranks=8",
+        "learner.tokens_per_micro_batch=22528",
+        "rollout.num_workers=8",
+        "rollout.max_model_len=22528",
+        "rollout.max_new_tokens=20480",
+        "cluster.gpu_memory_gib=80",
+        f"run_dir={tmp_path / 'run'}",
+    ]
+
+
+def test_an_8b_model_is_planned_from_its_config_alone(train: Train, eight_gpus, tmp_path):
+    finished = train(*eight_gpus, "learner.gradient_checkpointing=true", timeout_s=120, check=True)
+    assert "8,190,735,360 parameters, 8 learner ranks" in finished.stdout
+    assert "dry run" in finished.stdout
+    assert "no tokenizer" in finished.stdout
+    # 8.19e9 / 8 parameters: two moments of 4 bytes each
+    (moments,) = [line for line in finished.stdout.splitlines() if "AdamW moments" in line]
+    assert "7.63" in moments
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_does_not_fit_is_refused_with_what_would_help(train: Train, eight_gpus, tmp_path):
+    finished = train(*eight_gpus, timeout_s=120)
+    assert finished.returncode == 2
+    assert "a learner rank on its GPU needs" in finished.stderr
+    assert "The largest part is activations of a micro-batch" in finished.stderr
+    assert "learner.gradient_checkpointing=true saves" in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_does_not_fit_ends_before_anything_is_made(train: Train, tmp_path):
+    finished = train("cluster.host_memory_gib=2", f"run_dir={tmp_path / 'run'}", timeout_s=120)
+    assert finished.returncode == 2
+    assert "all processes on this host needs" in finished.stderr
+    assert "there are 2.00 GiB" in finished.stderr
+    assert "rollout.num_workers=1 saves" in finished.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_advice_is_true():
+    plan = plan_memory(INPUTS)
+    limit = plan.learner_device - GIB
+    message = shortage(plan, Limits(limit, None))
+    assert message is not None
+    for text, inputs in changes(INPUTS):
+        if f"{text} saves" in message:
+            saved = plan.learner_device - plan_memory(inputs).learner_device
+            assert saved > 0
+            assert f"{text} saves {saved / GIB:,.2f} GiB" in message
+    assert message.count("saves") >= 3
+    helped = replace(INPUTS, gradient_checkpointing=True)
+    assert shortage(plan_memory(helped), Limits(limit, None)) is None
+    assert shortage(plan, Limits(plan.learner_device, plan.host)) is None
+
+
+def test_an_engine_may_be_what_does_not_fit():
+    plan = plan_memory(replace(INPUTS, gradient_checkpointing=True, kv_cache_bytes=70 * GIB))
+    message = shortage(plan, Limits(80 * GIB, None))
+    assert message is not None
+    assert "an engine on its GPU" in message
+    assert "KV cache" in message
+    assert "rollout.kv_cache_gib=35 saves 35.00 GiB" in message
+
+
+def test_the_table_holds_every_part():
+    plan = plan_memory(INPUTS)
+    shown = table(plan, Limits(80 * GIB, None))
+    names = list(shown.columns[1].cells)
+    assert {part.name for part in (*plan.learner, *plan.engine, *plan.shared)} <= set(names)
+
+
+def test_a_container_with_less_than_its_machine(tmp_path, monkeypatch):
+    (tmp_path / "max").write_text(f"{3 * GIB}\n")
+    (tmp_path / "current").write_text(f"{GIB}\n")
+    monkeypatch.setattr(memory, "CGROUP_LIMITS", ((tmp_path / "max", tmp_path / "current"),))
+    assert available_host_bytes() <= 2 * GIB
+    (tmp_path / "max").write_text("max\n")
+    assert available_host_bytes() > 0
+
+
+def test_a_gpu_elsewhere_is_for_planning_only():
+    config = TrainConfig(cluster=ClusterConfig(gpu_memory_gib=80), dry_run=True)
+    assert memory_limits(config) == Limits(80 * GIB, None)
+    if not memory.torch.cuda.is_available():
+        with pytest.raises(ConfigError, match=r"no GPU: expected it with dry_run=true"):
+            memory_limits(replace(config, dry_run=False))

@@ -1,0 +1,170 @@
+"""The memory plan: hand-worked parts, sizes from a configuration alone, and a real rank against its plan."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import LlamaConfig, Qwen3Config, Qwen3MoeConfig
+
+from tests.bench import memory_plan as bench
+from workers.learner.config import OffloadDevice
+from workers.learner.memory_plan import (
+    GIB,
+    MemoryInputs,
+    ModelShape,
+    Phase,
+    Place,
+    activation_bytes,
+    layer_activation_bytes,
+    model_shape,
+    peak,
+    plan_memory,
+)
+
+SHAPE = ModelShape(
+    parameters=8_000_000_000,
+    largest_group=600_000_000,
+    largest_parameter=600_000_000,
+    num_layers=36,
+    hidden=4096,
+    intermediate=12288,
+    num_heads=32,
+    num_kv_heads=8,
+    head_dim=128,
+    vocabulary=150_000,
+    norms_heads=True,
+)
+INPUTS = MemoryInputs(
+    model=SHAPE,
+    working_bytes=2,
+    on_gpu=True,
+    num_ranks=8,
+    num_engines=8,
+    micro_batch_tokens=20_000,
+    step_tokens=800_000,
+    lm_head_chunk_tokens=1000,
+    proxy_bytes=2,
+)
+
+
+def parts_of(inputs: MemoryInputs) -> dict[str, int]:
+    return {part.name: part.bytes for part in plan_memory(inputs).learner}
+
+
+def places_of(inputs: MemoryInputs) -> dict[str, Place]:
+    return {part.name: part.place for part in plan_memory(inputs).learner}
+
+
+def test_sizes_are_those_of_the_model_without_its_weights():
+    config = Qwen3Config(
+        vocab_size=1000, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, tie_word_embeddings=True,
+    )  # fmt: skip
+    shape = model_shape(config)
+    # q 64 x 64, k and v 64 x 32, o 64 x 64, three of 64 x 96, norms 64 + 64 + 16 + 16
+    layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 96 + 160
+    assert shape.parameters == 3 * layer + 1000 * 64 + 64
+    assert shape.largest_group == 1000 * 64
+    assert shape.norms_heads
+    untied = model_shape(Qwen3Config(**{**config.to_dict(), "tie_word_embeddings": False}))
+    assert untied.parameters == shape.parameters + 1000 * 64
+    llama = LlamaConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4)
+    assert not model_shape(llama).norms_heads
+
+
+def test_a_token_visits_some_experts_only():
+    shape = model_shape(
+        Qwen3MoeConfig(
+            vocab_size=100,
+            hidden_size=32,
+            intermediate_size=64,
+            moe_intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            head_dim=16,
+            num_experts=8,
+            num_experts_per_tok=2,
+        )
+    )
+    assert shape.intermediate == 2 * 16
+    assert shape.parameters > 8 * 3 * 32 * 16
+
+
+def test_hand_worked_parts():
+    parts = parts_of(INPUTS)
+    shard = 1_000_000_000
+    assert parts["weights, working precision"] == 2 * shard
+    assert parts["master weights"] == 4 * shard
+    assert parts["AdamW moments"] == 8 * shard
+    assert parts["gradients, added up"] == parts["gradients of the optimizer"] == 4 * shard
+    assert parts["gathered weights"] == 2 * 1_650_000_000
+    assert parts["token vectors of credit"] == 100_000 * 4096 * 2
+    assert parts["logits of a chunk"] == 1000 * 150_000 * 10
+    assert "master weights" not in parts_of(replace(INPUTS, working_bytes=4))
+    assert "gathered weights" not in parts_of(replace(INPUTS, num_ranks=1))
+
+
+def test_hand_worked_activations():
+    # norms 2 x 8 x 4096, attention 2 x (3 x 4096 + 2 x 1024) + 4 x 34, head norms 6 x 5120 + 4 x 40, MLP 8 x 12288
+    layer = 65536 + 28672 + 136 + 30720 + 160 + 98304
+    assert layer_activation_bytes(SHAPE, 2) == layer
+    ends = 10 * 4096 + 4 * 128
+    assert activation_bytes(INPUTS) == 20_000 * (37 * layer + ends)
+    assert activation_bytes(replace(INPUTS, gradient_checkpointing=True)) == 20_000 * (36 * 8192 + layer + ends)
+    assert activation_bytes(replace(INPUTS, sequence_parallel=4)) == 5_000 * (37 * layer + ends)
+
+
+@pytest.mark.parametrize("config_class", [Qwen3Config, LlamaConfig])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_layer_saves_what_the_formula_says(config_class, dtype):
+    saved = []
+    for layers in (1, 2):
+        config = config_class(
+            vocab_size=50, hidden_size=64, intermediate_size=160, num_hidden_layers=layers, num_attention_heads=4,
+            num_key_value_heads=2, head_dim=16,
+        )  # fmt: skip
+        saved.append(bench.saved_bytes(config, dtype, tokens=128))
+    per_token = (saved[1] - saved[0]) / 128
+    assert per_token == pytest.approx(layer_activation_bytes(model_shape(config), dtype.itemsize), rel=0.05)
+
+
+def test_offload_moves_and_does_not_shrink():
+    plain = plan_memory(INPUTS)
+    moved = plan_memory(replace(INPUTS, offload_optimizer=OffloadDevice.cpu))
+    assert moved.learner_device <= plain.learner_device - 16 * 1_000_000_000
+    assert moved.host >= plain.host + 8 * 16 * 1_000_000_000
+    on_disk = plan_memory(replace(INPUTS, offload_optimizer=OffloadDevice.nvme))
+    assert on_disk.disk == 8 * 16 * 1_000_000_000
+    assert on_disk.host < moved.host
+    places = places_of(replace(INPUTS, offload_parameters=OffloadDevice.cpu))
+    assert places["weights, working precision"] is Place.host
+
+
+def test_without_a_gpu_everything_is_on_the_host():
+    plan = plan_memory(replace(INPUTS, on_gpu=False, num_ranks=2, num_engines=3))
+    everywhere = (Place.device, Place.host)
+    assert plan.host == (
+        2 * peak(plan.learner, *everywhere) + 3 * peak(plan.engine, *everywhere) + peak(plan.shared, Place.host)
+    )
+    assert plan.engine_device >= SHAPE.parameters * 2 + GIB
+
+
+def test_a_peak_is_what_is_always_there_and_the_largest_phase():
+    plan = plan_memory(INPUTS)
+    by_phase = {
+        phase: sum(part.bytes for part in plan.learner if phase in part.phases and part.place is Place.device)
+        for phase in Phase
+    }
+    always = by_phase.pop(Phase.always)
+    assert plan.learner_device == always + max(by_phase.values())
+    assert max(by_phase, key=by_phase.get) is Phase.update
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_real_rank_stays_within_its_plan(tmp_path):
+    planned, measured = bench.compare(
+        str(tmp_path), bench.make(str(tmp_path)), num_ranks=1, tokens_per_micro_batch=2048
+    )
+    assert 0.75 * planned < measured < 1.25 * planned
