@@ -20,6 +20,7 @@ STACK = [
     "matplotlib>=3.10",
     "rich>=14",
     "aiohttp>=3.12",
+    "py-spy>=0.4",
 ]
 
 setup(

@@ -34,4 +34,41 @@ class MismatchError(DeltaError, RuntimeError):
 
 
 class WorkerError(DeltaError, RuntimeError):
-    """A worker died or missed its deadline; the message names it, the phase and what it was waiting for."""
+    """A worker died, missed its deadline or cannot do its work; the message names it and the phase."""
+
+
+class ExhaustedError(WorkerError):
+    """Processes of the run died or hung more often than it may start again; the message is the last one's report."""
+
+
+class FaultError(WorkerError):
+    """A process died, hung or lost touch: neither settings nor code are to blame, so starting again may help.
+
+    Everything after the message has a default, so that an error that was raised in one process can be read in another.
+    """
+
+    def __init__(self, message: str, *, who: str = "", phase: str = "", cause: str = "") -> None:
+        """Say what happened, and keep the parts of it for the record."""
+        super().__init__(message)
+        self.who = who
+        self.phase = phase
+        self.cause = cause
+
+
+class DiedError(FaultError):
+    """A process of the run is gone."""
+
+
+class ConnectionLostError(FaultError):
+    """A process lost its connection to another one, which is usually the one that died; `who` is the survivor."""
+
+
+class StallError(FaultError):
+    """A deadline passed; `who` is silent, while those in `answered` had finished the same call."""
+
+    def __init__(
+        self, message: str, *, who: str = "", phase: str = "", cause: str = "", answered: tuple[str, ...] = ()
+    ) -> None:
+        """Say what was waited for."""
+        super().__init__(message, who=who, phase=phase, cause=cause)
+        self.answered = answered

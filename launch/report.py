@@ -129,6 +129,8 @@ def show(run_dir: Path, console: Console) -> None:
         for when, answer in (("before", before), ("after", after)):
             mark = "right" if answer["correct"] else "wrong"
             console.print(f"    {when:<6} {mark}: {_one_line(answer['response'])}", markup=False)
+    if faults := JsonLines(run_dir / "faults.jsonl").rows():
+        console.print(_faults_in_a_line(faults), style="yellow", markup=False)
     console.print(f"median step {summary['median_step_s']:.2f} s; files in {run_dir}:")
     for name, what in (
         ("export", "the trained policy in Hugging Face format"),
@@ -140,6 +142,13 @@ def show(run_dir: Path, console: Console) -> None:
         ("checkpoints", "to go on from"),
     ):
         console.print(f"  {name:<18} {what}")
+
+
+def _faults_in_a_line(faults: Sequence[Row]) -> str:
+    """Who, where and what was done; the causes are in the file."""
+    told = [f"{row['who']} in {row['phase']} after step {row['step']}: {row['action']}" for row in faults[-3:]]
+    earlier = f"{len(faults) - 3} earlier; " if len(faults) > 3 else ""
+    return f"faults: {len(faults)} ({earlier}{'; '.join(told)}), see faults.jsonl"
 
 
 def _examples(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, Row]]:

@@ -5,6 +5,7 @@ and hands over to the controller. The heavy imports wait until the configuration
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import cast
@@ -12,16 +13,23 @@ from typing import cast
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from delta.errors import ConfigError, DeltaError
+from delta.errors import ConfigError, DeltaError, ExhaustedError
 from launch.overrides import check_overrides
 from launch.schema import register
 from workers.controller.config import TrainConfig
+from workers.signals import Ended, end_on_signals
 
 EXIT_USER_ERROR = 2
 """Something the user can mend; the message says what."""
 
 EXIT_INTERRUPTED = 130
-"""Ended by Ctrl-C or SIGTERM; the run folder holds a checkpoint."""
+"""Ended by Ctrl-C; the run folder holds a checkpoint."""
+
+EXIT_PREEMPTED = 75
+"""Ended by SIGTERM or SIGUSR1: start me again. (`EX_TEMPFAIL` of sysexits.h; schedulers can requeue on it.)"""
+
+EXIT_FAULT = 71
+"""A process of the run died or hung, more often than `faults.max_restarts`. (`EX_OSERR`.)"""
 
 register()
 
@@ -47,23 +55,25 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
         console.say(f"{run_dir} is complete: all {config.steps} steps are done. More steps continue it.")
         return 0
 
-    async def run() -> bool:
+    with local_cluster(config.cluster, log_folder=run_dir / "ray_logs"):
         controller = Controller(
             config, model_path=prepared.model_path, data=prepared.data, run_dir=run_dir, console=console
         )
-        return await controller.run()
-
-    with local_cluster(config.cluster, log_folder=run_dir / "ray_logs"):
         try:
-            complete = asyncio.run(run())
-        except asyncio.CancelledError:  # a second signal: at once, without a checkpoint
+            complete = asyncio.run(controller.run())
+        except asyncio.CancelledError:  # a second signal, or the end of the grace: at once, without a checkpoint
             complete = False
     if not complete:
-        console.say(f"interrupted. Go on with: {_again(run_dir)}")
-        return EXIT_INTERRUPTED
+        number = controller.interruption.signal or signal.SIGINT
+        console.say(f"interrupted by {number.name}. Go on with: {_again(run_dir)}")
+        return _exit_code(number)
     report.write(run_dir, seed=config.seed)
     report.show(run_dir, console.console)
     return 0
+
+
+def _exit_code(number: signal.Signals) -> int:
+    return EXIT_INTERRUPTED if number is signal.SIGINT else EXIT_PREEMPTED
 
 
 def _again(run_dir: Path) -> str:
@@ -90,15 +100,19 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach the handlers below instead of Hydra's own
+    end_on_signals()
     try:
         check_overrides(sys.argv[1:], config_name="train")
         _main()
+    except ExhaustedError as error:
+        sys.stderr.write(f"\nerror: {error}\n")
+        sys.exit(EXIT_FAULT)
     except DeltaError as error:
         sys.stderr.write(f"\nerror: {error}\n")
         sys.exit(EXIT_USER_ERROR)
-    except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted before training began: nothing to save.\n")
-        sys.exit(EXIT_INTERRUPTED)
+    except Ended as ended:
+        sys.stderr.write(f"\ninterrupted by {ended.signal.name} while there was nothing to save.\n")
+        sys.exit(_exit_code(ended.signal))
 
 
 if __name__ == "__main__":

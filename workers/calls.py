@@ -1,12 +1,21 @@
 """Waiting for actors: every wait has a deadline and names what it waits for; a dead actor is reported as such."""
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 
-from delta.errors import DeltaError, WorkerError
+from delta.errors import ConnectionLostError, DeltaError, DiedError, StallError, WorkerError
+
+CONNECTION_LOST = re.compile(
+    r"connection (closed|reset|aborted|refused)|closed by peer|broken pipe|socket (closed|timeout)"
+    r"|gloo/transport|timed out waiting|ncclRemoteError|ncclSystemError|nccl communicator was aborted"
+    r"|Dist(Backend|Network|Store)Error",
+    re.IGNORECASE,
+)
+"""What collectives raise when a peer is gone; torch has no type of its own for it."""
 
 
 async def gather(calls: Mapping[str, Any], *, phase: str, timeout_s: float) -> list[Any]:
@@ -18,7 +27,9 @@ async def gather(calls: Mapping[str, Any], *, phase: str, timeout_s: float) -> l
         timeout_s: Deadline for all of them.
 
     Raises:
-        WorkerError: An actor died, or the deadline passed.
+        DiedError: An actor died.
+        ConnectionLostError: An actor lost the others; who died is not known yet.
+        StallError: The deadline passed.
         DeltaError: Whatever of the kind an actor raised.
     """
     tasks = {name: asyncio.ensure_future(_as_future(call)) for name, call in calls.items()}
@@ -28,10 +39,9 @@ async def gather(calls: Mapping[str, Any], *, phase: str, timeout_s: float) -> l
             if task in done and task.exception() is not None:
                 raise translate(task.exception(), name=name, phase=phase)
         if pending:
-            late = ", ".join(name for name, task in tasks.items() if task in pending)
-            raise WorkerError(
-                f"{phase}: no answer from {late} within {timeout_s:.0f} s. Look for what it is doing in the run's "
-                "logs; raise cluster.timeout_s if it is only slow."
+            silent = [name for name, task in tasks.items() if task in pending]
+            raise stalled(
+                silent, phase=phase, timeout_s=timeout_s, answered=[name for name in tasks if name not in silent]
             )
     finally:
         for task in pending:
@@ -40,23 +50,78 @@ async def gather(calls: Mapping[str, Any], *, phase: str, timeout_s: float) -> l
     return [task.result() for task in tasks.values()]
 
 
+async def find_dead(actors: Mapping[str, Any], *, within_s: float) -> dict[str, str]:
+    """Which actors are dead, and what Ray says about it; returns as soon as it knows of one.
+
+    A call to a dead actor fails at once, one to a busy actor waits for its turn, so silence means life.
+    """
+    tasks = {asyncio.ensure_future(_as_future(actor.__ray_ready__.remote())): name for name, actor in actors.items()}
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    dead: dict[str, str] = {}
+    pending = set(tasks)
+    while pending and not dead and (left_s := deadline - loop.time()) > 0:
+        done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
+        dead = {tasks[task]: cause_of(error) for task in done if isinstance(error := task.exception(), _ACTOR_DIED)}
+    for task in pending:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return dead
+
+
 def translate(error: BaseException | None, *, name: str, phase: str) -> BaseException:
     """The error to raise for what a remote call failed with."""
     if isinstance(error, ray.exceptions.RayTaskError):
-        return error.cause if isinstance(error.cause, DeltaError) else error
+        if isinstance(error.cause, DeltaError):
+            return error.cause
+        if lost := _lost_connection(error.cause):
+            return ConnectionLostError(f"{phase}: {name}: {lost}", who=name, phase=phase, cause=lost)
+        return error
     if isinstance(error, ray.exceptions.RayActorError):
-        return WorkerError(f"{phase}: {name} died: {_cause(error)}. The run cannot go on without it.")
+        cause = cause_of(error)
+        message = f"{phase}: {name} died: {cause}. The run cannot go on without it."
+        if error.actor_init_failed:  # it would fail again
+            return WorkerError(message)
+        return DiedError(message, who=name, phase=phase, cause=cause)
     return error or RuntimeError(phase)
 
 
-def _cause(error: BaseException) -> str:
+def stalled(silent: list[str], *, phase: str, timeout_s: float, answered: list[str]) -> StallError:
+    """The error for those that did not answer in time."""
+    late = ", ".join(silent)
+    return StallError(
+        f"{phase}: no answer from {late} within {timeout_s:g} s. Look for what it is doing in the run's logs; raise "
+        "the deadline of that phase (faults.deadlines) if it is only slow.",
+        who=late,
+        phase=phase,
+        cause=f"no answer within {timeout_s:g} s",
+        answered=tuple(answered),
+    )
+
+
+def cause_of(error: BaseException | None) -> str:
     """What Ray says happened: the exception that ended the actor's constructor, or why its process is gone."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (
-        (" ".join(lines[-4:]) if "creation task" in lines[0] else lines[0]).rstrip(".")
-        if lines
-        else type(error).__name__
-    )
+    if not lines:
+        return type(error).__name__
+    if "creation task" in lines[0]:
+        return " ".join(lines[-4:]).rstrip(".")
+    # After the actor's particulars, one a line with a colon, comes the reason; the first line says only that it died.
+    reasons = [line for line in lines[1:] if not _PARTICULAR.match(line)]
+    return (" ".join(reasons) or lines[0]).rstrip(".")
+
+
+_ACTOR_DIED = ray.exceptions.RayActorError
+_PARTICULAR = re.compile(r"(class_name|actor_id|pid|name|namespace|ip): ")
+
+
+def _lost_connection(error: BaseException | None) -> str | None:
+    """The line in which a collective says that it lost a peer, if that is what ended the call."""
+    if not isinstance(error, RuntimeError | OSError):  # what collectives raise; a ValueError may quote anything
+        return None
+    text = f"{type(error).__name__}: {error}"
+    lines = [line.strip() for line in text.splitlines() if CONNECTION_LOST.search(line)]
+    return lines[-1][:300] if lines else None
 
 
 async def _as_future(call: Any) -> Any:

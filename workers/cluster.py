@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-GRACE_S = 5.0
-"""How long processes may take to end when told to."""
+from workers.processes import wait_until_gone
+from workers.signals import Ended, handlers_kept, undisturbed
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,16 +30,13 @@ class ClusterConfig:
     """Memory of a GPU, for the memory plan; 0 plans for CPUs. With `dry_run` it may be that of another machine."""
     host_memory_gib: float = 0.0
     """Memory of a host, for the memory plan; 0 takes what is free here."""
-    timeout_s: float = 600.0
-    """Deadline of every call to a worker; generous, since it only has to end waits that would never end."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        if self.num_cpus < 1 or self.object_store_mib < 80 or self.timeout_s <= 0:
+        if self.num_cpus < 1 or self.object_store_mib < 80:
             raise ValueError(
-                f"cluster.num_cpus={self.num_cpus}, cluster.object_store_mib={self.object_store_mib}, "
-                f"cluster.timeout_s={self.timeout_s}: expected at least 1 CPU, 80 MiB (Ray's minimum) and a "
-                "positive deadline."
+                f"cluster.num_cpus={self.num_cpus}, cluster.object_store_mib={self.object_store_mib}: expected at "
+                "least 1 CPU and 80 MiB (Ray's minimum)."
             )
         if self.gpu_memory_gib < 0 or self.host_memory_gib < 0:
             raise ValueError(
@@ -63,15 +61,6 @@ def _descendants(folder: Path) -> list[psutil.Process]:
     return found
 
 
-def _wait_until_gone(processes: list[psutil.Process]) -> None:
-    """Wait for processes that have been told to end; end the ones that do not listen."""
-    _, deaf = psutil.wait_procs(processes, timeout=GRACE_S)
-    for process in deaf:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(deaf, timeout=GRACE_S)
-
-
 @contextlib.contextmanager
 def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
     """Start Ray for this run and end it, and all its processes and files, on the way out.
@@ -92,23 +81,28 @@ def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
     os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
     failed = True
     try:
-        ray.init(
-            address="local",
-            num_cpus=config.num_cpus,
-            object_store_memory=config.object_store_mib * 2**20,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder),
-            _node_ip_address="127.0.0.1",
-        )
+        with handlers_kept():
+            try:
+                ray.init(
+                    address="local",
+                    num_cpus=config.num_cpus,
+                    object_store_memory=config.object_store_mib * 2**20,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _temp_dir=str(folder),
+                    _node_ip_address="127.0.0.1",
+                )
+            except SystemExit as error:  # how Ray answers SIGTERM while it starts
+                raise Ended(signal.SIGTERM) from error
         yield
         failed = False
     finally:
-        started = _descendants(folder)
-        ray.shutdown()
-        _wait_until_gone(started)
-        if failed:
-            with contextlib.suppress(OSError):
-                shutil.copytree(folder / "session_latest" / "logs", log_folder, dirs_exist_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)
+        with undisturbed():
+            started = _descendants(folder)
+            ray.shutdown()
+            wait_until_gone(started)
+            if failed:
+                with contextlib.suppress(OSError):
+                    shutil.copytree(folder / "session_latest" / "logs", log_folder, dirs_exist_ok=True)
+            shutil.rmtree(folder, ignore_errors=True)

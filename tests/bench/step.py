@@ -45,7 +45,7 @@ class BenchController(Controller):
         await self.start()
         if self.lengths is not None:
             self._collector = LengthCollector(
-                self._config, self._sampler, rollouts=self._rollouts, verifiers=self._verifiers
+                self._config, self._sampler, rollouts=self._rollouts, verifier=self._verifier
             )
             self._collector.lengths = self.lengths
         await self._publish(0)

@@ -16,6 +16,7 @@ from delta.credit import DiscriminativeConfig
 from delta.surrogates import ClippedConfig
 from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, UpdateReport, Verdict
 from tests.tiny_models import FAMILIES, WINDOW, save_tiny
+from workers.deadlines import DeadlinesConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.group import LearnerGroup
 from workers.learner.learner import AlgorithmConfig
@@ -72,7 +73,9 @@ async def two_steps(
     model: Path, learners: LearnerGroup, *, dtype: str = "float32"
 ) -> tuple[list[UpdateReport], list[float], list[float]]:
     """Reports of two steps, and the disagreement before and after each weight sync."""
-    rollouts = RolloutPool(str(model), RolloutConfig(max_model_len=256), dtype=dtype, seed=0, timeout_s=180)
+    rollouts = RolloutPool(
+        str(model), RolloutConfig(max_model_len=256), dtype=dtype, seed=0, deadlines=DeadlinesConfig()
+    )
     try:
         await asyncio.gather(
             rollouts.ready(),
@@ -100,7 +103,7 @@ def stop(learners: LearnerGroup) -> None:
 @pytest.fixture(scope="module")
 def learners(ray_cluster) -> Iterator[LearnerGroup]:
     """Two ranks that take one model after the other: starting processes would be most of the time."""
-    group = LearnerGroup(TRAINING, timeout_s=180)
+    group = LearnerGroup(TRAINING, deadlines=DeadlinesConfig())
     yield group
     stop(group)
 
@@ -143,7 +146,7 @@ async def learn(
     model: Path, groups: list[RolloutGroup], folder: Path, config: LearnerConfig
 ) -> tuple[UpdateReport, dict[str, torch.Tensor]]:
     """One step on given rollouts; its report and the weights after it."""
-    learners = LearnerGroup(config, timeout_s=180)
+    learners = LearnerGroup(config, deadlines=DeadlinesConfig())
     try:
         await learners.set_up(str(model), ALGORITHM, dtype="float32", temperature=1.0, mismatch_limit=LIMIT)
         report = await learners.update(groups, policy_version=0)

@@ -5,116 +5,22 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, TINY, Train, command
-from workers.controller.metrics import JsonLines
+from tests.conftest import TINY, Train, command
+from tests.integration.runs import (
+    RUN,
+    STEPS,
+    course,
+    processes_of,
+    rows,
+    start,
+    wait_for_step,
+    weights_hash,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-
-STEPS = 6
-# The laptop's own model, which is right often enough for every step to change the weights.
-RUN = (
-    *(name for name in TINY if not name.startswith("model.")),
-    f"steps={STEPS}",
-    "evaluation.every=3",
-    "checkpoint.every=2",
-    "seed=3",
-)
-
-DETERMINISTIC = (
-    "reward/mean",
-    "rollout/tokens",
-    "policy/entropy",
-    "loss/surrogate",
-    "learner/grad_norm",
-    "credit/lambda_std",
-)
-
-
-def rows(run_dir: Path) -> list[dict]:
-    """Whole rows: a full disk, or a look at the wrong moment, may find the last one cut."""
-    return JsonLines(run_dir / "metrics.jsonl").rows()
-
-
-def course(run_dir: Path) -> list[list[float]]:
-    """What must be the same in two runs of the same configuration."""
-    return [[row["step"], *(row[name] for name in DETERMINISTIC)] for row in rows(run_dir)]
-
-
-def weights_hash(run_dir: Path, step: int) -> str:
-    manifest = run_dir / "checkpoints" / f"step-{step:06d}" / "manifest.json"
-    return json.loads(manifest.read_text())["weights_hash"]
-
-
-def marked(run_dir: Path) -> list[int]:
-    """Living processes that descend from a run started with `start`, by the mark in their environment."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or int(process.name) == os.getpid():
-            continue
-        try:
-            environment = (process / "environ").read_bytes()
-            state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
-        except OSError:
-            continue
-        if f"DELTA_TEST_RUN={run_dir}".encode() in environment and state != "Z":
-            found.append(int(process.name))
-    return found
-
-
-def command_line(pid: int) -> str:
-    try:
-        return (Path("/proc") / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
-    except OSError:
-        return ""
-
-
-def processes_of(run_dir: Path) -> list[str]:
-    """What is left of a run."""
-    return [command_line(pid) for pid in marked(run_dir)]
-
-
-def start(run_dir: Path, *overrides: str) -> subprocess.Popen:
-    """The command in the background, its descendants marked by an environment variable."""
-    return subprocess.Popen(
-        command([*overrides, f"run_dir={run_dir}"]),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "DELTA_TEST_RUN": str(run_dir)},
-        start_new_session=True,
-    )
-
-
-def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen, timeout_s: float = 240) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if (run_dir / "metrics.jsonl").exists() and any(row["step"] >= step for row in rows(run_dir)):
-            return
-        assert process.poll() is None, process.stdout.read()[-3000:]
-        time.sleep(0.05)
-    raise AssertionError(f"step {step} not reached within {timeout_s} s")
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run, that others are compared with."""
-    run_dir = tmp_path_factory.mktemp("run") / "uninterrupted"
-    finished = subprocess.run(
-        command([*RUN, "logger.wandb=offline", "logger.tensorboard=true", f"run_dir={run_dir}"]),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=400,
-        env={**os.environ, "DELTA_TEST_RUN": str(run_dir)},
-    )
-    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
-    (run_dir / "output.txt").write_text(finished.stdout)
-    return run_dir
 
 
 def test_run_folder_holds_what_is_promised(uninterrupted):
@@ -223,22 +129,6 @@ def test_ctrl_c_ends_with_a_checkpoint_and_nothing_left(uninterrupted, train: Tr
 
     train(*RUN, f"run_dir={run_dir}", check=True)
     assert course(run_dir) == course(uninterrupted)
-
-
-def test_a_dead_learner_stops_the_run_with_a_reason_and_a_checkpoint_to_go_on_from(tmp_path):
-    run_dir = tmp_path / "bereaved"
-    process = start(run_dir, *RUN, "steps=500", "checkpoint.every=1")
-    wait_for_step(run_dir, 2, process)
-    learners = [pid for pid in marked(run_dir) if "LearnerWorker" in command_line(pid)]
-    assert len(learners) == 2
-    os.kill(learners[0], signal.SIGKILL)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 2, output[-3000:]
-    assert "learner rank" in output
-    assert "died" in output
-    assert list((run_dir / "checkpoints").glob("step-*/manifest.json"))
-    assert list((run_dir / "ray_logs").iterdir())
-    assert processes_of(run_dir) == []
 
 
 def test_another_seed_is_another_run(uninterrupted, train: Train, tmp_path):

@@ -54,6 +54,9 @@ def test_summary_has_before_after_and_medians_without_warm_up():
 def test_files_are_written_and_shown(tmp_path, capsys):
     for name, lines in (("metrics.jsonl", ROWS), ("evaluations.jsonl", EVALUATIONS)):
         (tmp_path / name).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fault = {"time": "", "phase": "update", "who": "learner rank 1", "cause": "killed"}
+    faults = [{**fault, "step": step, "action": f"restart {step} of 9"} for step in range(1, 5)]
+    (tmp_path / "faults.jsonl").write_text("".join(json.dumps(line) + "\n" for line in faults))
     report.write(tmp_path, seed=5)
     assert json.loads((tmp_path / "summary.json").read_text())["steps"] == 6
     assert (tmp_path / "curves.png").stat().st_size > 10_000
@@ -62,3 +65,4 @@ def test_files_are_written_and_shown(tmp_path, capsys):
     assert "before wrong: 1+1=2 ⏎ #### 2" in shown
     assert "after  right: 1+1=2 ⏎ #### 2" in shown
     assert str(tmp_path) in shown
+    assert "faults: 4 (1 earlier; learner rank 1 in update after step 2: restart 2 of 9; " in shown.replace("\n", " ")

@@ -23,6 +23,8 @@ from tests.conftest import TINY, Train
         (["surrogate.epsilon_low=2"], ["surrogate.epsilon_low=2.0", "0 < epsilon_low < 1"]),
         (["reward=overlong"], ["overlong", "buffer=4096", "32"]),
         (["regularization.kl=-1"], ["regularization.kl=-1.0", "expected 0 or more"]),
+        (["faults.max_restarts=-1"], ["faults.max_restarts=-1", "0 or more restarts"]),
+        (["faults.deadlines.sync_s=0"], ["faults.deadlines.sync_s=0.0", "expected more than 0 s"]),
         (["seed=1,2"], ["seed=1,2 names several values", "--multirun"]),
         (["--multirun", "algorithm=delta,dapo", "sede=1,2"], ["sede", "seed"]),
         (["--multirun", "algorithm=delta,dap", "seed=1,2"], ["dap", "dapo"]),

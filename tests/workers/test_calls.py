@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import ray
 
-from delta.errors import DataError, WorkerError
-from workers.calls import gather
+from delta.errors import ConnectionLostError, DataError, DiedError, FaultError, StallError, WorkerError
+from workers.calls import find_dead, gather
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -49,14 +49,50 @@ def test_results_come_in_order(helpers):
 
 def test_the_late_are_named_at_the_deadline(helpers):
     first, second = helpers
-    with pytest.raises(WorkerError, match=r"testing: no answer from slow within 1 s"):
+    with pytest.raises(StallError, match=r"testing: no answer from slow within 1 s") as caught:
         wait_for({"quick": first.answer.remote(1), "slow": second.sleep.remote(8)}, timeout_s=1)
+    assert (caught.value.who, caught.value.answered, caught.value.phase) == ("slow", ("quick",), "testing")
 
 
 def test_a_death_is_noticed_while_others_are_still_busy(helpers):
     first, second = helpers
-    with pytest.raises(WorkerError, match="testing: victim died"):
+    with pytest.raises(DiedError, match="testing: victim died") as caught:
         wait_for({"busy": first.sleep.remote(8), "victim": second.die.remote()})
+    assert caught.value.who == "victim"
+    assert "actor_id" not in caught.value.cause
+    assert "worker process has died" in caught.value.cause
+
+
+def test_a_lost_connection_is_told_from_an_error_of_ours(helpers):
+    first, _ = helpers
+    with pytest.raises(ConnectionLostError, match="Connection closed by peer") as caught:
+        wait_for({"survivor": first.fail.remote(RuntimeError("x\n[gloo/tcp] Connection closed by peer [::1]"))})
+    assert caught.value.who == "survivor"
+    for ours in (ValueError("a row that quotes: connection closed"), RuntimeError("shapes differ")):
+        with pytest.raises(type(ours)) as other:
+            wait_for({"a": first.fail.remote(ours)})
+        assert not isinstance(other.value, FaultError)
+
+
+def test_a_constructor_that_fails_is_no_fault(ray_cluster):
+    class Broken:
+        def __init__(self):
+            raise ValueError("no such file")
+
+    actor = ray.remote(Broken).options(num_cpus=0).remote()
+    with pytest.raises(WorkerError, match="no such file") as caught:
+        wait_for({"a": actor.__ray_ready__.remote()})
+    assert not isinstance(caught.value, FaultError)
+
+
+def test_the_dead_are_found_among_the_busy(helpers):
+    first, second = helpers
+    busy = first.sleep.remote(8)
+    assert asyncio.run(find_dead({"busy": first, "idle": second}, within_s=1)) == {}
+    second.die.remote()
+    dead = asyncio.run(find_dead({"busy": first, "victim": second}, within_s=30))
+    assert list(dead) == ["victim"]
+    assert not ray.wait([busy], timeout=0)[0]  # nobody waited for it
 
 
 def test_user_errors_come_through_as_themselves_and_others_with_their_traceback(helpers):

@@ -48,6 +48,13 @@ class Collector:
         self._sampler = sampler
         self._rollouts = rollouts
         self._verifier = verifier
+        self._prompts: Sequence[Prompt] = ()
+
+    def awaited(self) -> dict[str, list[str]]:
+        """Ids of the prompts whose rollouts have not all been sampled, by the engine that samples them."""
+        return {
+            name: [self._prompts[group].id for group in groups] for name, groups in self._rollouts.awaited().items()
+        }
 
     async def collect(self, step: int, *, taken: int) -> Collected:
         """A step's groups, one for each prompt; where asked to, those without a signal are replaced, within bounds.
@@ -124,6 +131,7 @@ class Collector:
             verdicts = await self._verifier.score([self._sample(rollout, prompts[rollout.group]) for rollout in lot])
             return [(rollout, self._charged(verdict)) for rollout, verdict in zip(lot, verdicts, strict=True)]
 
+        self._prompts = prompts
         scoring: list[asyncio.Task[list[Scored]]] = []
         try:
             async for lot in self._rollouts.generate(tasks):

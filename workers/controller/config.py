@@ -9,6 +9,7 @@ from delta.losses import RegularizationConfig
 from delta.rewards import RewardConfig
 from workers.cluster import ClusterConfig
 from workers.controller.metrics import LoggerConfig
+from workers.deadlines import DeadlinesConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig
 from workers.rollout.config import RolloutConfig
@@ -57,6 +58,27 @@ class CheckpointConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class FaultsConfig:
+    """What happens when the run is preempted, or when one of its processes dies or hangs."""
+
+    grace_s: float = 25.0
+    """How long a run may take to end in a checkpoint after SIGTERM or SIGUSR1; then the last complete checkpoint is
+    what stays. Cleaning up takes a few seconds more."""
+    max_restarts: int = 3
+    """Times that a run starts again from its last checkpoint by itself; counted anew once it gets beyond the step that
+    failed."""
+    deadlines: DeadlinesConfig = field(default_factory=DeadlinesConfig)
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if self.grace_s <= 0 or self.max_restarts < 0:
+            raise ValueError(
+                f"faults.grace_s={self.grace_s}, faults.max_restarts={self.max_restarts}: expected more than 0 s and 0 "
+                "or more restarts."
+            )
+
+
+@dataclass(kw_only=True, slots=True)
 class TrainConfig:
     """One training run. The untyped fields are config groups: each holds the dataclass of the chosen variant."""
 
@@ -89,6 +111,7 @@ class TrainConfig:
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 

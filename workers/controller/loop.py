@@ -6,31 +6,33 @@ The controller schedules and accounts. It never touches tensors of model size an
 import asyncio
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
 from delta.data.sampler import PromptSampler
 from delta.diagnostics import batch_metrics, check_mismatch
-from delta.errors import StorageError, WorkerError
+from delta.errors import DiedError, FaultError, StallError, StorageError, WorkerError
 from delta.types import Prompt, UpdateReport
 from workers.controller.alarms import ConstantRewardAlarm
 from workers.controller.checkpoints import CheckpointStore, Manifest, find_checkpoint, read_manifest
 from workers.controller.collection import Collected, Collector, rollout_seed
 from workers.controller.config import Resume, TrainConfig
 from workers.controller.console import RunConsole
+from workers.controller.crew import Crew
 from workers.controller.evaluation import Evaluation, summarize
+from workers.controller.faults import FaultDesk
 from workers.controller.interruption import Interrupted, Interruption
 from workers.controller.metrics import JsonLines, Row, Tracker
 from workers.controller.saving import Saver
 from workers.controller.trajectory import check_same_trajectory, trajectory_of
-from workers.learner.group import LearnerGroup
 from workers.rollout.engine import SamplingRequest
-from workers.rollout.pool import RolloutPool
 from workers.rollout.worker import RolloutTask
-from workers.verifier.verifier import verifier_for
+
+T = TypeVar("T")
 
 PROBE_TOKENS = 64
 """Length of the parity probe."""
@@ -64,7 +66,8 @@ class Controller:
         self._trajectory = trajectory_of(config, data.train)
         self._step, self._taken = 0, 0  # steps done, prompts taken from the stream
         self._tracker = Tracker(config.logger, run_dir=run_dir, settings=self._trajectory)
-        self._interruption = Interruption()
+        self.interruption = Interruption(grace_s=config.faults.grace_s)
+        self._faults = FaultDesk(config.faults, run_dir=run_dir, console=console)
         self._constant_reward = ConstantRewardAlarm(steps=config.verifier.constant_reward_steps)
         probe = [token for prompt in data.train[:PROBE_TOKENS] for token in prompt.token_ids]
         self._probe = (probe * 2)[:PROBE_TOKENS]
@@ -72,33 +75,42 @@ class Controller:
     async def run(self) -> bool:
         """Train to the last step, or until asked to end; whether the run is complete."""
         try:
-            with self._interruption.listen():
-                return await self._start_and_train()
+            with self.interruption.listen():
+                while True:
+                    try:
+                        return await self._start_and_train()
+                    except FaultError as error:
+                        if self.interruption.requested:  # a scheduler may have ended the other processes as well
+                            self._console.warn(f"{error} The run was ending; its last complete checkpoint stays.")
+                            return False
+                        await self.interruption.abandon(self._recover(error))
+        except Interrupted:
+            return False
         finally:
             self._tracker.close()
 
     async def _start_and_train(self) -> bool:
+        """What a fresh process does; after a fault it is done again, with new processes."""
+        await self.interruption.abandon(self.start())
+        await self._resume()
         try:
-            await self._interruption.abandon(self.start())
-            first = await self._resume()
-        except Interrupted:
-            return False
-        try:
-            await self._train(first)
+            await self._train()
         except Interrupted:
             await self._checkpoint()
             await self._saver.settle()
             return False
+        except StallError:
+            raise  # whoever hangs may hold up the checkpoint in progress as well
         except Exception:
             await self._saver.settle_quietly()
             raise
         return True
 
-    async def _train(self, first: int) -> None:
+    async def _train(self) -> None:
         steps = self._config.steps
         await self._evaluate_if_due()  # before the first step; or an interruption came between a step and this
-        for step in range(first, steps):
-            self._record(await self.step(step))
+        while self._step < steps:
+            self._record(await self.step(self._step))
             self._saver.check()
             await self._evaluate_if_due()
             if self._step % self._config.checkpoint.every == 0 or self._step == steps:
@@ -116,8 +128,8 @@ class Controller:
     async def step(self, step: int) -> Row:
         """One step of the algorithm: prompts, scored groups, update, new policy everywhere; its metrics."""
         started = time.perf_counter()
-        collected = await self._interruption.abandon(
-            self._collector.collect(step, taken=self._taken)
+        collected = await self._sampled(
+            lambda: self._collector.collect(step, taken=self._taken)
         )  # N prompts, N groups of G scored rollouts
         # From here the step is all or nothing: weights, engines and metrics move on together.
         report = await self._learners.update(collected.groups, policy_version=step)  # credit, then optimizer steps
@@ -134,42 +146,60 @@ class Controller:
 
     async def start(self) -> None:
         """Start all processes and load the model into them; engines and learners load side by side."""
-        config = self._config
-        timeout_s = config.cluster.timeout_s
         with self._console.phase("starting engines, verifier and learners"):
-            self._verifier = verifier_for(config.verifier, config.reward)
-            self._rollouts = RolloutPool(
-                self._model_path, config.rollout, dtype=config.model.dtype, seed=config.seed, timeout_s=timeout_s
+            self._crew = crew = Crew(self._config, model_path=self._model_path)
+            self._rollouts, self._verifier, self._learners = crew.rollouts, crew.verifier, crew.learners
+            self._collector = Collector(self._config, self._sampler, rollouts=self._rollouts, verifier=self._verifier)
+            self._saver = Saver(
+                self._checkpoints,
+                self._learners,
+                model=self._model_path,
+                trajectory=self._trajectory,
+                say=self._console.say,
             )
-            self._learners = LearnerGroup(config.learner, timeout_s=timeout_s)
-            parameters, _, _ = await asyncio.gather(
-                self._learners.set_up(
-                    self._model_path,
-                    config.algorithm,
-                    dtype=config.model.dtype,
-                    temperature=config.rollout.temperature,
-                    mismatch_limit=config.mismatch_limit,
-                ),
-                self._rollouts.ready(),
-                self._verifier.ready(),
-            )
-            await self._learners.connect(self._rollouts.actors)
-        self._collector = Collector(config, self._sampler, rollouts=self._rollouts, verifier=self._verifier)
-        self._saver = Saver(
-            self._checkpoints,
-            self._learners,
-            model=self._model_path,
-            trajectory=self._trajectory,
-            say=self._console.say,
-        )
+            parameters = await crew.ready()
         self._check_space(await self._learners.checkpoint_bytes())
         self._console.say(
             f"policy: {parameters:,} parameters | {len(self._data.train):,} problems to train on, "
             f"{len(self._data.held_out):,} held out | run folder {self._run_dir}"
         )
 
-    async def _resume(self) -> int:
-        """Load the newest checkpoint if there is one, and give engines the learner's policy; the steps done so far."""
+    async def _recover(self, fault: FaultError) -> None:
+        """Put a fault on record and clear the field for new processes.
+
+        Raises:
+            ExhaustedError: It happened too often.
+        """
+        await self._faults.take_in(
+            fault, step=self._step, actors=self._crew.by_name(), awaited=self._collector.awaited()
+        )
+        await self._saver.drop()
+        await self._crew.disband()
+
+    async def _sampled(self, sample: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Sample until it succeeds: what is sampled depends on no engine's history, so dead engines can be replaced.
+
+        Raises:
+            FaultError: Something else went wrong, which the whole run has to start again for.
+        """
+        while True:
+            try:
+                return await self.interruption.abandon(sample())
+            except DiedError as error:
+                engines = self._rollouts.by_name()
+                if error.who not in engines:
+                    raise
+                awaited = self._collector.awaited()
+                await self._faults.take_in(
+                    error, step=self._step, actors=engines, awaited=awaited, remedy="new engines"
+                )
+                await self.interruption.abandon(self._crew.replace_engines())
+                await self._learners.connect(self._rollouts.actors)
+                await self._publish(self._step)
+
+    async def _resume(self) -> None:
+        """Load the newest checkpoint if there is one, and give engines the learner's policy."""
+        self._step, self._taken = 0, 0
         found = await asyncio.to_thread(starting_point, self._config, self._checkpoints, say=self._console.warn)
         if found is not None:
             folder, manifest = found
@@ -188,7 +218,6 @@ class Controller:
         self._evaluations.cut(last_step=self._step)
         self._filtered.cut(last_step=self._step)
         await self._publish(self._step)
-        return self._step
 
     async def _publish(self, policy_version: int) -> None:
         """Move the weights to every engine, and make sure that they arrived.
@@ -213,7 +242,7 @@ class Controller:
 
     async def _evaluate(self) -> None:
         """Measure held-out accuracy, greedy and sampled."""
-        evaluation = await self._interruption.abandon(self._measure())
+        evaluation = await self._sampled(self._measure)
         self._evaluations.append(asdict(evaluation))
         self._console.evaluation(evaluation)
         self._tracker.log(

@@ -90,6 +90,12 @@ class Saver:
             await asyncio.gather(self._writing, return_exceptions=True)
             self._writing = None
 
+    async def drop(self) -> None:
+        """Give up the checkpoint in progress: those who write it are about to be ended."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await self.settle_quietly()
+
     async def _write(self, draft: Path, *, step: int, prompts: int, stalled_s: float) -> None:
         started = time.perf_counter()
         try:

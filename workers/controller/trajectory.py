@@ -21,6 +21,7 @@ FREE = {
     "resume_from",
     "evaluation",
     "checkpoint",
+    "faults",
     "cluster",
     "logger",
     "verifier",

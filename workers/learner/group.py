@@ -9,6 +9,7 @@ import ray
 
 from delta.types import Floats, RolloutGroup, UpdateReport
 from workers.calls import gather
+from workers.deadlines import DeadlinesConfig
 from workers.files import FileDigest
 from workers.learner.actor import LearnerActor
 from workers.learner.config import LearnerConfig
@@ -19,15 +20,24 @@ from workers.learner.worker import learner_environment
 class LearnerGroup:
     """The ranks of one ZeRO-3 group; every call goes to all of them, since every call holds collectives."""
 
-    def __init__(self, config: LearnerConfig, *, timeout_s: float) -> None:
+    def __init__(self, config: LearnerConfig, *, deadlines: DeadlinesConfig) -> None:
         """Start the processes; `set_up` loads the model."""
-        self._timeout_s = timeout_s
+        self._deadlines = deadlines
         self.num_ranks = config.num_ranks
         environment = {"env_vars": learner_environment(config)}
         self.actors = [
             LearnerActor.options(num_cpus=0, runtime_env=environment).remote(rank=rank, config=config)
             for rank in range(config.num_ranks)
         ]
+
+    def by_name(self) -> dict[str, Any]:
+        """The ranks as messages name them."""
+        return {f"learner rank {rank}": actor for rank, actor in enumerate(self.actors)}
+
+    def end(self) -> None:
+        """Kill the processes, whatever they are doing."""
+        for actor in self.actors:
+            ray.kill(actor)
 
     async def set_up(
         self,
@@ -50,13 +60,14 @@ class LearnerGroup:
             mismatch_limit=mismatch_limit,
             address=address,
             port=port,
-            timeout_s=self._timeout_s,
+            timeout_s=self._deadlines.collective_s,
+            within_s=self._deadlines.start_s,
         )
         return int(parameters[0])
 
     async def set_algorithm(self, algorithm: AlgorithmConfig) -> None:
         """Compute something else from the next update on."""
-        await self._all("set-up", "set_algorithm", algorithm)
+        await self._all("set-up", "set_algorithm", algorithm, within_s=self._deadlines.start_s)
 
     async def connect(self, rollout_actors: list[Any]) -> None:
         """Open the weight transfer to the engines."""
@@ -67,22 +78,25 @@ class LearnerGroup:
             rollout_actors,
             address=address,
             port=port,
-            timeout_s=self._timeout_s,
+            timeout_s=self._deadlines.sync_s,
+            within_s=self._deadlines.start_s,
         )
 
     async def publish(self, policy_version: int) -> None:
         """Move the weights to every engine."""
-        await self._all("weight sync", "publish", policy_version)
+        await self._all("weight sync", "publish", policy_version, within_s=self._deadlines.sync_s)
 
     async def update(self, groups: Sequence[RolloutGroup], *, policy_version: int) -> UpdateReport:
         """Train on one batch; it is put into the object store once, whatever the number of ranks."""
-        reports = await self._all("update", "update", ray.put(groups), policy_version=policy_version)
+        reports = await self._all(
+            "update", "update", ray.put(groups), policy_version=policy_version, within_s=self._deadlines.update_s
+        )
         report: UpdateReport = reports[0]
         return report
 
     async def coefficients(self, groups: Sequence[RolloutGroup]) -> Floats:
         """Credit of every response token of the batch, in batch order; nothing is trained."""
-        parts = await self._all("credit", "coefficients", ray.put(groups))
+        parts = await self._all("credit", "coefficients", ray.put(groups), within_s=self._deadlines.update_s)
         places = np.concatenate([places for places, _ in parts])
         values = np.concatenate([values for _, values in parts])
         # Ranks that share sequences hold the same tokens.
@@ -92,42 +106,43 @@ class LearnerGroup:
 
     async def log_probs(self, token_ids: Sequence[int]) -> Floats:
         """The learner's log-probabilities of the parity probe."""
-        answers: list[Floats] = await self._all("parity probe", "log_probs", token_ids)
+        answers: list[Floats] = await self._all("parity probe", "log_probs", token_ids, within_s=self._deadlines.sync_s)
         return answers[0]
 
     async def checkpoint_bytes(self) -> int:
         """What a checkpoint takes on the disk."""
-        return sum(await self._all("learner start-up", "checkpoint_bytes"))
+        return sum(await self._all("learner start-up", "checkpoint_bytes", within_s=self._deadlines.start_s))
 
     async def stage(self) -> int:
         """Copy the state of every rank to host memory; its bytes. The next update may begin when this returns."""
-        return sum(await self._all("checkpoint", "stage"))
+        return sum(await self._all("checkpoint", "stage", within_s=self._deadlines.checkpoint_s))
 
     async def write(self, folder: Path) -> dict[str, FileDigest]:
         """Write what was staged, beside other calls; size and checksum of every file by its path in `folder`."""
-        parts: list[dict[str, FileDigest]] = await self._all("writing of a checkpoint", "write", str(folder))
+        parts: list[dict[str, FileDigest]] = await self._all(
+            "writing of a checkpoint", "write", str(folder), within_s=self._deadlines.checkpoint_s
+        )
         return {name: seen for part in parts for name, seen in part.items()}
 
     async def load(self, folder: Path) -> None:
         """Read the shards of a checkpoint, whatever the number of ranks that wrote it."""
-        await self._all("resume", "load", str(folder))
+        await self._all("resume", "load", str(folder), within_s=self._deadlines.checkpoint_s)
 
     async def export(self, folder: Path) -> None:
         """Write the policy in Hugging Face format."""
-        await self._all("export", "export", str(folder))
+        await self._all("export", "export", str(folder), within_s=self._deadlines.checkpoint_s)
 
     async def weights_hash(self) -> str:
         """Hash of all weights."""
-        hashes = await self._all("weights hash", "weights_hash")
+        hashes = await self._all("weights hash", "weights_hash", within_s=self._deadlines.checkpoint_s)
         return str(hashes[0])
 
     async def _free_address(self) -> tuple[str, int]:
-        addresses: list[tuple[str, int]] = await self._all("learner start-up", "address")
+        addresses: list[tuple[str, int]] = await self._all(
+            "learner start-up", "address", within_s=self._deadlines.start_s
+        )
         return addresses[0]
 
-    async def _all(self, phase: str, method: str, *args: Any, **kwargs: Any) -> list[Any]:
-        calls = {
-            f"learner rank {rank}": getattr(actor, method).remote(*args, **kwargs)
-            for rank, actor in enumerate(self.actors)
-        }
-        return await gather(calls, phase=phase, timeout_s=self._timeout_s)
+    async def _all(self, phase: str, method: str, *args: Any, within_s: float, **kwargs: Any) -> list[Any]:
+        calls = {name: getattr(actor, method).remote(*args, **kwargs) for name, actor in self.by_name().items()}
+        return await gather(calls, phase=phase, timeout_s=within_s)

@@ -109,7 +109,8 @@ class LearnerWorker:
                 world_size=1 + len(rollout_actors),
                 timeout_s=timeout_s,
             ),
-            client=RolloutWorkersClient(rollout_actors, timeout_s=timeout_s),
+            # Half of what the learners are given, so that a silent engine is named before their own deadline.
+            client=RolloutWorkersClient(rollout_actors, timeout_s=timeout_s / 2),
             source=Zero3Source(self._causal_lm),
         )
 

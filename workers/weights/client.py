@@ -5,7 +5,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from delta.errors import WorkerError
+from workers.calls import stalled, translate
 
 
 class RolloutWorkersClient:
@@ -43,10 +43,19 @@ class RolloutWorkersClient:
         )
 
     def _wait(self, phase: str, calls: list[Any]) -> None:
+        phase = f"weight sync ({phase})"
         try:
             ray.get(calls, timeout=self._timeout_s)
         except ray.exceptions.GetTimeoutError as error:
-            raise WorkerError(
-                f"weight sync: {phase} did not return within {self._timeout_s:.0f} s from {len(calls)} rollout "
-                "worker(s). Look for a dead or overloaded engine in the run's logs."
+            answered, _ = ray.wait(calls, num_returns=len(calls), timeout=0)
+            names = {call: f"rollout worker {place}" for place, call in enumerate(calls)}
+            raise stalled(
+                [name for call, name in names.items() if call not in answered],
+                phase=phase,
+                timeout_s=self._timeout_s,
+                answered=[names[call] for call in answered],
             ) from error
+        except ray.exceptions.RayActorError as error:
+            places = [place for place, actor in enumerate(self._actors) if actor._actor_id.hex() == error.actor_id]
+            name = f"rollout worker {places[0]}" if places else "a rollout worker"
+            raise translate(error, name=name, phase=phase) from error

@@ -11,12 +11,12 @@ from workers.controller.interruption import Interrupted, Interruption
 
 def test_work_that_ends_first_gives_its_result():
     async def main():
-        return await Interruption().abandon(asyncio.sleep(0, "done"))
+        return await Interruption(grace_s=30).abandon(asyncio.sleep(0, "done"))
 
     assert asyncio.run(main()) == "done"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_abandons_the_work(number):
     cancelled = []
 
@@ -27,7 +27,7 @@ def test_a_signal_abandons_the_work(number):
             cancelled.append(True)
 
     async def main():
-        interruption = Interruption()
+        interruption = Interruption(grace_s=30)
         with interruption.listen():
             asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), number)
             with pytest.raises(Interrupted):
@@ -40,7 +40,7 @@ def test_a_signal_abandons_the_work(number):
 
 def test_a_second_signal_cancels_what_cannot_be_abandoned():
     async def main():
-        interruption = Interruption()
+        interruption = Interruption(grace_s=30)
         with interruption.listen():
             for delay in (0.05, 0.1):
                 asyncio.get_running_loop().call_later(delay, os.kill, os.getpid(), signal.SIGINT)
@@ -48,3 +48,38 @@ def test_a_second_signal_cancels_what_cannot_be_abandoned():
 
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(main())
+
+
+def test_a_scheduler_gives_a_grace_and_a_person_does_not_need_one():
+    async def main(number):
+        interruption = Interruption(grace_s=0.2)
+        with interruption.listen():
+            asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), number)
+            await asyncio.sleep(1.0)
+        return interruption
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(main(number))
+    assert asyncio.run(main(signal.SIGINT)).requested
+
+
+def test_the_first_signal_decides_and_the_handlers_are_given_back():
+    def mine(number, frame):
+        raise AssertionError("not while the loop listens")
+
+    async def main(interruption):
+        with interruption.listen():
+            for delay, number in ((0.05, signal.SIGTERM), (0.1, signal.SIGINT)):
+                asyncio.get_running_loop().call_later(delay, os.kill, os.getpid(), number)
+            await asyncio.sleep(60)
+
+    interruption = Interruption(grace_s=30)
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with pytest.raises(asyncio.CancelledError):
+            asyncio.run(main(interruption))
+        assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert interruption.signal is signal.SIGTERM

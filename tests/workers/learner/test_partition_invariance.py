@@ -29,6 +29,7 @@ from delta.importance import Level, MaskedConfig, TruncatedConfig
 from delta.losses import KlEstimator, RegularizationConfig
 from delta.surrogates import CispoConfig, ClippedConfig, GspoConfig, SapoConfig
 from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, Verdict
+from workers.deadlines import DeadlinesConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.group import LearnerGroup
 from workers.learner.learner import AlgorithmConfig
@@ -124,7 +125,7 @@ ALGORITHMS = {
 async def start(
     model_path: Path, config: LearnerConfig, algorithm: AlgorithmConfig = DELTA, *, mismatch_limit: float = 1e-3
 ) -> LearnerGroup:
-    learners = LearnerGroup(config, timeout_s=120)
+    learners = LearnerGroup(config, deadlines=DeadlinesConfig())
     await learners.set_up(str(model_path), algorithm, dtype="float32", temperature=1.0, mismatch_limit=mismatch_limit)
     return learners
 

@@ -10,6 +10,7 @@ from delta.advantages import GroupAdvantageConfig
 from delta.aggregations import TokenMeanConfig
 from delta.credit import UniformConfig
 from delta.surrogates import ClippedConfig
+from workers.deadlines import DeadlinesConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.group import LearnerGroup
 from workers.learner.learner import AlgorithmConfig
@@ -29,9 +30,9 @@ async def differences(engine_model, learner_model, *, num_workers: int) -> tuple
         RolloutConfig(max_model_len=512, num_workers=num_workers, threads_per_worker=1),
         dtype="float32",
         seed=0,
-        timeout_s=180,
+        deadlines=DeadlinesConfig(),
     )
-    learners = LearnerGroup(LearnerConfig(), timeout_s=180)
+    learners = LearnerGroup(LearnerConfig(), deadlines=DeadlinesConfig())
     try:
         await asyncio.gather(
             learners.set_up(

@@ -1,0 +1,150 @@
+"""Preemption and faults on the real stack: a run ends in order, or goes on by itself, and is the same run."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from tests.conftest import Train
+from tests.integration.runs import (
+    RUN,
+    STEPS,
+    catch,
+    course,
+    faults,
+    processes_of,
+    rows,
+    start,
+    wait_for_faults,
+    wait_for_step,
+    weights_hash,
+)
+from workers.controller.checkpoints import CheckpointStore
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+PREEMPTED, EXHAUSTED = 75, 71
+
+
+@pytest.fixture
+def shared_memory():
+    """Nothing that a test leaves there is forgotten."""
+    before = set(os.listdir("/dev/shm"))
+    yield
+    assert set(os.listdir("/dev/shm")) <= before
+
+
+def end_of(process: subprocess.Popen, code: int) -> str:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == code, output[-3000:]
+    assert "Traceback" not in output
+    return output
+
+
+def evaluations(run_dir) -> list[tuple[int, float]]:
+    lines = (run_dir / "evaluations.jsonl").read_text().splitlines()
+    return [(row["step"], row["sampled_accuracy"]) for row in map(json.loads, lines)]
+
+
+def test_a_preempted_run_goes_on_as_if_nothing_had_been(uninterrupted, train: Train, tmp_path, shared_memory):
+    run_dir = tmp_path / "preempted"
+    process = start(run_dir, *RUN, "checkpoint.every=100")
+    wait_for_step(run_dir, 1, process)
+    process.send_signal(signal.SIGUSR1)
+    output = end_of(process, PREEMPTED)
+    assert "interrupted by SIGUSR1. Go on with: delta-train" in output
+    done = max(row["step"] for row in rows(run_dir))
+    assert done < STEPS
+    assert weights_hash(run_dir, done)
+    assert processes_of(run_dir) == []
+
+    process = start(run_dir, *RUN)
+    os.kill(catch(run_dir, "LearnerWorker.set_up", process), signal.SIGCONT)
+    process.send_signal(signal.SIGTERM)  # while it starts
+    end_of(process, PREEMPTED)
+    assert weights_hash(run_dir, done)
+    assert processes_of(run_dir) == []
+
+    train(*RUN, f"run_dir={run_dir}", check=True)
+    assert course(run_dir) == course(uninterrupted)
+    assert weights_hash(run_dir, STEPS) == weights_hash(uninterrupted, STEPS)
+    assert evaluations(run_dir) == evaluations(uninterrupted)
+    assert faults(run_dir) == []  # a preemption is none
+
+
+@pytest.mark.parametrize("ending", ["a second signal", "the end of the grace"])
+def test_what_cannot_be_finished_is_given_up_without_damage(ending, tmp_path, shared_memory):
+    """A learner is stopped in the middle of an update, so nothing but force can end the run."""
+    run_dir = tmp_path / "given_up"
+    grace_s = 600 if ending == "a second signal" else 1
+    process = start(run_dir, *RUN, "steps=500", "checkpoint.every=1", f"faults.grace_s={grace_s}")
+    wait_for_step(run_dir, 2, process)
+    catch(run_dir, "LearnerWorker.update", process)
+    done = max(row["step"] for row in rows(run_dir))
+    process.send_signal(signal.SIGTERM)
+    if ending == "a second signal":
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)  # the update cannot end, and the grace is long
+        process.send_signal(signal.SIGTERM)
+    end_of(process, PREEMPTED)
+    assert processes_of(run_dir) == []
+    _, manifest = CheckpointStore(run_dir / "checkpoints", keep=2).latest()  # raises if it is damaged
+    assert manifest.step >= done - 1  # that of the step before may still have been in the air
+
+
+def test_dead_processes_are_replaced_and_the_run_is_the_same(uninterrupted, tmp_path, shared_memory):
+    run_dir = tmp_path / "bereaved"
+    process = start(run_dir, *RUN)
+    wait_for_step(run_dir, 2, process)
+    os.kill(catch(run_dir, "LearnerWorker.update", process), signal.SIGKILL)
+    wait_for_faults(run_dir, 1, process)
+    os.kill(catch(run_dir, "RolloutWorker.generate", process), signal.SIGKILL)
+    output = end_of(process, 0)
+
+    learner, engine = faults(run_dir)
+    assert learner["who"].startswith("learner rank ")
+    assert learner["phase"] == "update"
+    assert learner["action"] == "restart 1 of 3"
+    assert "worker process has died" in learner["cause"]
+    assert engine["who"].startswith("rollout worker ")
+    assert engine["phase"] == "generation"
+    assert engine["action"].startswith("new engines")
+    assert f"{learner['who']} died in update after step {learner['step']}" in output
+    assert "faults: 2 (" in output
+
+    assert course(run_dir) == course(uninterrupted)
+    assert weights_hash(run_dir, STEPS) == weights_hash(uninterrupted, STEPS)
+    assert evaluations(run_dir) == evaluations(uninterrupted)
+    assert processes_of(run_dir) == []
+
+
+def test_a_hang_is_reported_and_what_happens_too_often_ends_the_run(tmp_path, shared_memory):
+    run_dir = tmp_path / "hanging"
+    process = start(
+        run_dir, *RUN, "steps=500", "checkpoint.every=1", "faults.max_restarts=1", "faults.deadlines.update_s=15"
+    )
+    wait_for_step(run_dir, 1, process)
+    stopped = catch(run_dir, "LearnerWorker.update", process)
+    wait_for_faults(run_dir, 1, process)
+    (hang,) = faults(run_dir)
+    assert (hang["phase"], hang["action"]) == ("update", "restart 1 of 1")
+    assert "learner rank" in hang["who"]
+    report = (run_dir / f"stall-{hang['step']:06d}.txt").read_text()
+    assert f"last good step  {hang['step']}" in report
+    assert f"{stopped}  stopped" in report
+    assert "Stacks of process" in report
+    if "could not read it" not in report:
+        assert "update (workers/learner/learner.py" in report
+
+    os.kill(catch(run_dir, "LearnerWorker.update", process), signal.SIGKILL)  # before the run got beyond the step
+    output = end_of(process, EXHAUSTED)
+    last = faults(run_dir)[-1]
+    assert last["action"] == "stop"
+    assert f"error: {last['who']} died in update after step {hang['step']}: " in output
+    assert "worker process has died" in output
+    assert "faults.max_restarts=1 is used up" in output
+    assert CheckpointStore(run_dir / "checkpoints", keep=2).latest()[1].step <= hang["step"]
+    assert list((run_dir / "ray_logs").iterdir())
+    assert processes_of(run_dir) == []
