@@ -21,7 +21,7 @@ DEV := $(VENV)/.ready-dev
 
 ARGS ?=
 
-.PHONY: help train compare setup test check fmt bench bench-verifier bench-credit bench-step bench-proxies bench-trl lock clean
+.PHONY: help train compare setup test check fmt bench bench-verifier bench-credit bench-learner bench-step bench-proxies bench-trl lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -54,7 +54,7 @@ fmt: $(DEV)  ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-verifier bench-credit  ## speed of the verifier, then cost of credit, as JSON
+bench: bench-verifier bench-credit bench-learner  ## speed of the verifier, cost of credit, speed and memory of the learner, as JSON
 
 bench-verifier: $(READY)  ## verdicts per second: math beside plain math-verify, code, and a flood with hanging answers
 	@$(BIN)/python -m tests.bench.math_verdicts
@@ -63,6 +63,9 @@ bench-verifier: $(READY)  ## verdicts per second: math beside plain math-verify,
 
 bench-credit: $(READY)  ## cost of credit: none, ours, and 3 + K forward passes, for 10^4 to 10^6 tokens
 	@$(BIN)/python -m tests.bench.credit_cost $(ARGS)
+
+bench-learner: $(READY)  ## tokens per second of the learner's passes, packed and padded; peak memory of the LM head
+	@$(BIN)/python -m tests.bench.learner_passes $(ARGS)
 
 bench-step: $(READY)  ## seconds per phase of a whole training step, with and without DelTA, as JSON
 	@$(BIN)/python -m tests.bench.step $(ARGS)

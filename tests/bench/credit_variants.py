@@ -293,12 +293,7 @@ def cache_dtype(setting: Setting) -> torch.dtype | None:
 
 def new_space(bench: Bench, variant: str) -> tuple[TokenSpace, RowCache]:
     cache = RowCache(dtype=cache_dtype(bench.setting))
-    return (LastLayerProxy(lm_head(bench.policy), cache) if variant == "last_layer" else RowProxy(cache)), cache
-
-
-def lm_head(policy: Policy) -> Callable[[Tensor], Tensor]:
-    head = policy.causal_lm.get_output_embeddings()
-    return lambda hidden: head(hidden.to(head.weight.dtype)).float() / policy.temperature
+    return (LastLayerProxy(bench.policy.logits, cache) if variant == "last_layer" else RowProxy(cache)), cache
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from delta.advantages import group_advantages
 from delta.credit import LastLayerProxy, RowProxy, SidedCredit, TokenSpace, estimate_credit, top_share
 from delta.data.arithmetic import ArithmeticConfig, arithmetic_problems
 from delta.data.collate import collate, rewards_of
-from delta.data.micro_batch import pad_rows, row_index
+from delta.data.micro_batch import pack_rows, row_index
 from delta.data.problems import Problem
 from delta.rewards import judge_final_answer
 from delta.rewards.final_answer import MARKER
@@ -131,15 +131,14 @@ class Estimated:
 def estimate(model: PreTrainedModel, batch: TrainBatch, *, refinements: int) -> Estimated:
     """Both estimates, from one pass over the rollouts that have an advantage."""
     policy = Policy(model, temperature=1.0)
-    head = model.get_output_embeddings()
     spaces: dict[str, TokenSpace] = {
         "row": RowProxy(),
-        "last_layer": LastLayerProxy(lambda hidden: head(hidden.to(head.weight.dtype)).float()),
+        "last_layer": LastLayerProxy(policy.logits),
     }
     seconds = {proxy: {"fill_s": 0.0} for proxy in PROXIES}
     log_probs = []
     for rows in _rows_with_advantage(batch):
-        micro_batch = pad_rows(batch, rows)
+        micro_batch = pack_rows(batch, rows)
         statistics = policy(micro_batch)
         log_probs.append(statistics.log_probs)
         advantages = torch.from_numpy(batch.advantages[rows])[torch.from_numpy(row_index(batch, rows))]

@@ -208,6 +208,36 @@ def test_the_layout_of_an_update_changes_nothing(ray_cluster, make_model, tmp_pa
     assert reference.std() > 1e-3
 
 
+@pytest.mark.slow
+def test_a_giant_row_a_tiny_one_and_ranks_without_any_come_to_the_same_end(ray_cluster, make_model):
+    model_path = make_model()
+    model = AutoModelForCausalLM.from_pretrained(model_path).eval()
+    (group, *_) = random_groups(model)
+    generator = np.random.default_rng(6)
+    rollouts = []
+    for rollout, length in zip(group.rollouts[:2], (400, 1), strict=True):
+        tokens = generator.integers(0, 256, size=length).astype(np.int32)
+        log_probs = log_probs_of(model, list(group.prompt.token_ids), tokens.tolist())[0].numpy()
+        rollouts.append(replace(rollout, token_ids=tokens, rollout_log_probs=log_probs))
+    verdicts = (Verdict(Outcome.correct, 1.0), Verdict(Outcome.wrong, 0.0))
+    groups = [replace(group, rollouts=tuple(rollouts), verdicts=verdicts)]
+
+    async def update(**settings):
+        learners = await start(model_path, learner_config(tokens_per_micro_batch=64, **settings))
+        try:
+            return (await learners.update(groups, policy_version=0)).metrics
+        finally:
+            stop(learners)
+
+    expected = asyncio.run(update(num_ranks=1))
+    # Four ranks share two rows; two pairs of ranks do; and one pair has a dummy token beside the tiny row.
+    for settings in ({"num_ranks": 4}, {"num_ranks": 4, "sequence_parallel": 2}, {"num_ranks": 3, "packing": False}):
+        metrics = asyncio.run(update(**settings))
+        assert metrics["learner/tokens"] == expected["learner/tokens"] == 401
+        for name in ("loss/surrogate", "learner/grad_norm", "policy/entropy", "credit/lambda_std"):
+            assert metrics[name] == pytest.approx(expected[name], rel=1e-4, abs=1e-6), (settings, name)
+
+
 async def learn_with_each(model_path: Path, groups: list[RolloutGroup], config: LearnerConfig):
     """Credit and metrics of an update with each algorithm; each starts from the policy that the last one left."""
     # The policy moves on while the rollouts stay: engine and learner are meant to differ here.

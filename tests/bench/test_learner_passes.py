@@ -1,0 +1,46 @@
+"""The benchmark runs, and its layouts are the same work."""
+
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.bench.learner_passes import LAYOUTS, QUICK, make_batch, make_policy, micro_batches
+from tests.conftest import ROOT
+
+
+def test_all_layouts_compute_the_same_tokens() -> None:
+    options = argparse.Namespace(**QUICK, prompt=8, seed=0, device="cpu", dtype="float32")
+    policy, batch = make_policy(options), make_batch(options)
+    sums = []
+    for layout in LAYOUTS:
+        parts = micro_batches(batch, layout, options.token_budget, policy.attention_length)
+        with torch.no_grad():
+            log_probs = torch.cat([policy(part).log_probs for part in parts])
+        assert len(log_probs) == batch.response_lengths.sum()
+        sums.append(log_probs.sort().values)
+    for other in sums[1:]:
+        torch.testing.assert_close(other, sums[0])
+
+
+@pytest.mark.slow
+def test_bench_prints_passes_and_peaks_as_json() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.bench.learner_passes", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    report = json.loads(finished.stdout)
+    passes = report["passes"]
+    assert passes["computed_tokens"]["packed"] == passes["tokens"] - report["settings"]["rows"]
+    assert passes["computed_tokens"]["packed"] < passes["computed_tokens"]["padded_sorted"]
+    for name in ("old_pass", "update"):
+        assert passes[f"{name}/packed"]["tokens_per_s"] > 0
+        assert passes[f"{name}/packed_over_padded"]["median"] > 0
+    assert report["lm_head"]["whole_over_chunked"] > 0
