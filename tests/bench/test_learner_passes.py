@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from tests.bench.learner_passes import LAYOUTS, QUICK, make_batch, make_policy, micro_batches
+from tests.bench.learner_passes import LAYOUTS, PEAK_FLOPS, QUICK, make_batch, make_policy, micro_batches
 from tests.conftest import ROOT
 
 
@@ -44,3 +44,19 @@ def test_bench_prints_passes_and_peaks_as_json() -> None:
         assert passes[f"{name}/packed"]["tokens_per_s"] > 0
         assert passes[f"{name}/packed_over_padded"]["median"] > 0
     assert report["lm_head"]["whole_over_chunked"] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_bench_reports_the_use_of_a_gpu_we_know() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.bench.learner_passes", "--quick", "--device", "cuda", "--dtype", "bfloat16"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    report = json.loads(finished.stdout)
+    if any(name in report["machine"]["gpu"] for name in PEAK_FLOPS):
+        assert 0 < report["passes"]["update/packed"]["mfu"] < 1
