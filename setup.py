@@ -14,6 +14,8 @@ STACK = [
     "ray[default]==2.60.0",
     "deepspeed==0.19.8",
     "transformers==5.19.0",
+    "peft==0.21.2",
+    "accelerate==1.15.0",
     "hydra-core==1.3.8",
     "wandb==0.31.0",
     "tensorboard>=2.20",

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -17,6 +18,7 @@ from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
 from workers.learner.config import OffloadDevice
 from workers.learner.engine import REDUCE_BUCKET_ELEMENTS
+from workers.learner.lora import adapter_parameters
 from workers.learner.memory_plan import (
     GIB,
     MAX_LIVE_ELEMENTS,
@@ -24,7 +26,6 @@ from workers.learner.memory_plan import (
     PREFETCH_ELEMENTS,
     MemoryInputs,
     MemoryPlan,
-    ModelShape,
     Part,
     Phase,
     Place,
@@ -51,7 +52,7 @@ def check_memory(config: TrainConfig, console: RunConsole) -> MemoryPlan:
     Raises:
         ConfigError: It will not fit; the message names the largest part and what would help.
     """
-    plan = plan_memory(memory_inputs(config, shape_of(config)))
+    plan = plan_memory(memory_inputs(config, architecture_of(config)))
     limits = memory_limits(config)
     shown = console.console
     if not shown.is_terminal:  # a pipe has no width: do not fold the table for it
@@ -62,14 +63,14 @@ def check_memory(config: TrainConfig, console: RunConsole) -> MemoryPlan:
     return plan
 
 
-def shape_of(config: TrainConfig) -> ModelShape:
-    """Sizes of the configured model, from its configuration alone.
+def architecture_of(config: TrainConfig) -> Any:
+    """The Hugging Face configuration of the model.
 
     Raises:
         ModelError: It cannot be read, or transformers cannot build a causal LM from it.
     """
     if isinstance(config.model, WarmStartModelConfig):
-        return model_shape(model_config(config.model, byte_tokenizer()))
+        return model_config(config.model, byte_tokenizer())
     try:
         found = AutoConfig.from_pretrained(config.model.path)
     except (OSError, ValueError) as error:
@@ -81,10 +82,10 @@ def shape_of(config: TrainConfig) -> ModelShape:
             f"model.path={config.model.path}: {type(found).__name__} is no causal language model; expected one that "
             "transformers' AutoModelForCausalLM knows."
         )
-    return model_shape(found)
+    return found
 
 
-def memory_inputs(config: TrainConfig, model: ModelShape) -> MemoryInputs:
+def memory_inputs(config: TrainConfig, architecture: Any) -> MemoryInputs:
     """What the plan is computed from.
 
     A row is at most as long as the engine's context, and a step at most all its rollouts at full length; shorter
@@ -97,7 +98,7 @@ def memory_inputs(config: TrainConfig, model: ModelShape) -> MemoryInputs:
         proxy = working if credit.cache_dtype is CacheDtype.model else getattr(torch, credit.cache_dtype.value).itemsize
     zero = learner.deepspeed.get("zero_optimization", {})
     return MemoryInputs(
-        model=model,
+        model=model_shape(architecture),
         working_bytes=working,
         on_gpu=config.cluster.gpu_memory_gib > 0,
         num_ranks=learner.num_ranks,
@@ -110,6 +111,7 @@ def memory_inputs(config: TrainConfig, model: ModelShape) -> MemoryInputs:
         offload_optimizer=learner.offload.optimizer,
         offload_parameters=learner.offload.parameters,
         has_reference=config.regularization.kl > 0,
+        adapter_parameters=adapter_parameters(architecture, learner.lora) if learner.lora.rank else 0,
         proxy_bytes=proxy,
         keeps_head_sums=isinstance(credit, DiscriminativeConfig) and credit.proxy is Proxy.last_layer,
         device_cache_bytes=int(credit.device_cache_gib * GIB) if isinstance(credit, DiscriminativeConfig) else 0,

@@ -61,6 +61,7 @@ _FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
             "head_dim": 32,
             "num_experts": 4,
             "num_experts_per_tok": 2,
+            "norm_topk_prob": True,
             "moe_intermediate_size": 32,
         },
     ),

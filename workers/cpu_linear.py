@@ -21,13 +21,16 @@ class _OneDnnLinear(torch.autograd.Function):
         return _onednn(rows, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         (gradient,) = gradients
         rows, weight = ctx.saved_tensors
+        wants_rows, wants_weight, wants_bias = ctx.needs_input_grad  # frozen weights want nothing
         flat = gradient.flatten(0, -2)
-        weight_gradient = _onednn(flat.t(), rows.flatten(0, -2).t(), None)
-        bias_gradient = flat.sum(dim=0) if ctx.has_bias else None
-        return _onednn(gradient, weight.t(), None), weight_gradient, bias_gradient
+        return (
+            _onednn(gradient, weight.t(), None) if wants_rows else None,
+            _onednn(flat.t(), rows.flatten(0, -2).t(), None) if wants_weight else None,
+            flat.sum(dim=0) if ctx.has_bias and wants_bias else None,
+        )
 
 
 def product(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -36,3 +36,20 @@ def test_other_precisions_and_subclasses_are_left_alone():
     use_onednn(model)
     assert type(model[0]) is nn.Linear
     assert type(model[1]) is Special
+
+
+def test_frozen_weights_pass_the_gradient_on_and_cost_no_product(monkeypatch):
+    import workers.cpu_linear
+
+    layer = nn.Linear(16, 24)
+    layer.requires_grad_(False)
+    use_onednn(layer)
+    rows = torch.randn(7, 16, requires_grad=True)
+    output = layer(rows)
+    products = []
+    real = workers.cpu_linear._onednn
+    monkeypatch.setattr(workers.cpu_linear, "_onednn", lambda *args: products.append(args) or real(*args))
+    output.sum().backward()
+    torch.testing.assert_close(rows.grad, layer.weight.sum(dim=0).expand(7, 16))
+    assert len(products) == 1
+    assert layer.weight.grad is None

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from workers.learner.lora import LoraConfig
+
 
 class OffloadDevice(Enum):
     """Where a learner keeps what it does not compute with at the moment."""
@@ -78,6 +80,8 @@ class LearnerConfig:
     memory for a third more time."""
     sequence_parallel: int = 1
     """Neighbouring ranks that share each sequence (Ulysses), for rows too long for one; divides `num_ranks`."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters instead of all weights."""
     threads_per_rank: int = 1
     """CPU threads of a learner process."""
     persistence_threshold: int = 0

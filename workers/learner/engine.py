@@ -64,14 +64,15 @@ def adamw(policy: Policy, config: LearnerConfig) -> Any:
         "eps": config.adam_eps,
         "weight_decay": config.weight_decay,
     }
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     from deepspeed.accelerator import get_accelerator
 
     on_gpu = get_accelerator().device_name() != "cpu"
     if on_gpu and config.offload.optimizer is not OffloadDevice.none and can_build_cpu_adam():
         from deepspeed.ops.adam import DeepSpeedCPUAdam
 
-        return DeepSpeedCPUAdam(policy.parameters(), adamw_mode=True, **settings)
-    return torch.optim.AdamW(policy.parameters(), fused=True, **settings)
+        return DeepSpeedCPUAdam(trained, adamw_mode=True, **settings)
+    return torch.optim.AdamW(trained, fused=True, **settings)
 
 
 def check_learner(config: LearnerConfig) -> None:

@@ -121,7 +121,9 @@ class MemoryInputs:
     offload_optimizer: OffloadDevice = OffloadDevice.none
     offload_parameters: OffloadDevice = OffloadDevice.none
     has_reference: bool = False
-    """Whether a frozen policy is kept beside (KL terms)."""
+    """Whether a frozen policy is kept beside (KL terms); with adapters the policy itself is asked, without them."""
+    adapter_parameters: int = 0
+    """Of LoRA, where they alone are trained; 0 where all weights are."""
     proxy_bytes: int = 0
     """Of a number in the token vectors of credit; 0 where credit needs none."""
     keeps_head_sums: bool = False
@@ -244,7 +246,9 @@ def activation_bytes(inputs: MemoryInputs) -> int:
 
 def _learner_parts(inputs: MemoryInputs) -> Iterable[Part]:
     model, working, ranks = inputs.model, inputs.working_bytes, inputs.num_ranks
-    shard = -(-model.parameters // ranks)
+    trained = inputs.adapter_parameters or model.parameters
+    shard = -(-(model.parameters + inputs.adapter_parameters) // ranks)
+    trained_shard = -(-trained // ranks)
     weights_place, states_place = _place(inputs.offload_parameters), _place(inputs.offload_optimizer)
     moved_states = inputs.offload_optimizer is not OffloadDevice.none
 
@@ -253,19 +257,19 @@ def _learner_parts(inputs: MemoryInputs) -> Iterable[Part]:
         yield Part("CUDA and NCCL", inputs.gpu_process_bytes)
     yield Part("weights, working precision", shard * working, place=weights_place)
     if working < FLOAT32 or moved_states:
-        yield Part("master weights", shard * FLOAT32, place=states_place)
-    yield Part("AdamW moments", 2 * shard * FLOAT32, place=states_place)
+        yield Part("master weights", trained_shard * FLOAT32, place=states_place)
+    yield Part("AdamW moments", 2 * trained_shard * FLOAT32, place=states_place)
     # Where the optimizer is offloaded, gradients are added up beside it, in host memory even with NVMe.
     gradients_place = Place.host if moved_states else Place.device
-    yield Part("gradients, added up", shard * FLOAT32, place=gradients_place)
+    yield Part("gradients, added up", trained_shard * FLOAT32, place=gradients_place)
     if moved_states:
-        yield Part("gradients of the optimizer", shard * FLOAT32, place=states_place)
+        yield Part("gradients of the optimizer", trained_shard * FLOAT32, place=states_place)
     else:
-        yield Part("gradients of the optimizer", shard * FLOAT32, (Phase.optimizer,))
-    if inputs.has_reference:
+        yield Part("gradients of the optimizer", trained_shard * FLOAT32, (Phase.optimizer,))
+    if inputs.has_reference and not inputs.adapter_parameters:
         yield Part("reference policy", shard * working, place=weights_place)
 
-    yield Part("checkpoint on its way to the disk", shard * 3 * FLOAT32, place=Place.host)
+    yield Part("checkpoint on its way to the disk", trained_shard * 3 * FLOAT32, place=Place.host)
     # Every rank reads the whole model before it is partitioned.
     yield Part("whole model while loading", model.parameters * working, (Phase.loading,), Place.host)
 
@@ -273,17 +277,19 @@ def _learner_parts(inputs: MemoryInputs) -> Iterable[Part]:
     gathers = ranks > 1 or (inputs.on_gpu and inputs.offload_parameters is not OffloadDevice.none)
     live = min(model.parameters, inputs.max_live_elements + inputs.prefetch_elements + model.largest_group)
     yield Part("gathered weights", live * working if gathers else 0, passes)
-    bucket = min(inputs.reduce_bucket_elements, model.parameters)
+    bucket = min(inputs.reduce_bucket_elements, trained)
     yield Part("bucket of gradients", (inputs.reduce_bucket_elements if inputs.on_gpu else bucket) * FLOAT32)
     largest = model.largest_parameter
+    largest_trained = trained if inputs.adapter_parameters else largest
+    group = -(-trained // model.num_layers) if inputs.adapter_parameters else model.largest_group
     yield Part(
         "gradients in flight",
-        max(bucket * FLOAT32, largest * (FLOAT32 + working)) + model.largest_group * working,
+        max(bucket * FLOAT32, largest_trained * (FLOAT32 + working)) + group * working,
         (Phase.update,),
     )
     chunk = min(inputs.lm_head_chunk_tokens, inputs.micro_batch_tokens) * model.vocabulary
     yield Part("logits of a chunk", chunk * (2 * FLOAT32 + working), passes)
-    head = model.vocabulary * model.hidden
+    head = 0 if inputs.adapter_parameters else model.vocabulary * model.hidden
     yield Part("gradient of the LM head, float32", head * (FLOAT32 + working), (Phase.update,))
     yield Part("activations of a micro-batch", activation_bytes(inputs), (Phase.update,))
     tokens = -(-inputs.micro_batch_tokens // inputs.sequence_parallel)

@@ -18,6 +18,7 @@ from workers.files import FileDigest
 from workers.learner.checkpoint import LEARNER, MODEL, LearnerState, StagedState, write_description, write_state
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig, Learner
+from workers.learner.lora import FirstPolicy, add_adapters, save_adapter, whole_adapter
 
 
 class LearnerWorker:
@@ -57,6 +58,8 @@ class LearnerWorker:
         join_ranks(rank=self._rank, world_size=self._config.num_ranks, address=address, port=port, timeout_s=timeout_s)
         self._tokenizer = AutoTokenizer.from_pretrained(model_path)
         causal_lm = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
+        if self._config.lora.rank:
+            add_adapters(causal_lm, self._config.lora, model_path=model_path)
         use_onednn(causal_lm)
         parameters = sum(parameter.numel() for parameter in causal_lm.parameters())
         self._causal_lm = causal_lm
@@ -74,8 +77,10 @@ class LearnerWorker:
         if self._config.gradient_checkpointing:
             causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
         self._engine = create_engine(as_policy(causal_lm), self._config)
-        reference = None
-        if algorithm.regularization.kl:
+        reference: Any = None
+        if algorithm.regularization.kl and self._config.lora.rank:
+            reference = FirstPolicy(self._engine)
+        elif algorithm.regularization.kl:
             frozen = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
             use_onednn(frozen)
             reference = create_reference(as_policy(frozen), self._config)
@@ -168,12 +173,18 @@ class LearnerWorker:
         self._state.load(Path(folder) / LEARNER)
 
     def export(self, folder: str) -> None:
-        """Write whole weights, configuration and tokenizer in Hugging Face format; rank 0 writes."""
+        """Write whole weights, configuration and tokenizer in Hugging Face format; rank 0 writes.
+
+        With LoRA the weights include the adapter, which is also in the folder `adapter`, as peft keeps it.
+        """
+        adapter = whole_adapter(self._causal_lm) if self._config.lora.rank else {}
         weights = {name: weight.detach().clone() for name, weight in self._whole_weights() if self._rank == 0}
         if self._rank == 0:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self._causal_lm.save_pretrained(folder, state_dict=weights)
             self._tokenizer.save_pretrained(folder)
+            if adapter:
+                save_adapter(self._causal_lm, adapter, Path(folder) / "adapter")
 
     def weights_hash(self) -> str:
         """SHA-256 over names and bytes of all weights: equal hashes are equal policies."""

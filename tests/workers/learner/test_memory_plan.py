@@ -141,6 +141,18 @@ def test_offload_moves_and_does_not_shrink():
     assert places["weights, working precision"] is Place.host
 
 
+def test_adapters_alone_have_gradients_moments_and_checkpoints():
+    whole, lora = parts_of(INPUTS), parts_of(replace(INPUTS, adapter_parameters=1000, has_reference=True))
+    shard = -(-1000 // INPUTS.num_ranks)
+    assert lora["AdamW moments"] == 2 * 4 * shard
+    assert lora["gradients, added up"] == 4 * shard
+    assert lora["checkpoint on its way to the disk"] == 12 * shard
+    assert "reference policy" not in lora
+    assert "gradient of the LM head, float32" not in lora  # parts of no bytes are left out
+    assert lora["weights, working precision"] >= whole["weights, working precision"]
+    assert lora["activations of a micro-batch"] == whole["activations of a micro-batch"]
+
+
 def test_without_a_gpu_everything_is_on_the_host():
     plan = plan_memory(replace(INPUTS, on_gpu=False, num_ranks=2, num_engines=3))
     everywhere = (Place.device, Place.host)
