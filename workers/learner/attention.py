@@ -79,6 +79,7 @@ def packed_rows(lengths: Sequence[int], device: torch.device) -> PackedRows:
     return PackedRows(boundaries, max(lengths), tuple(rectangles), None if in_order else places.to(device))
 
 
+@torch.compiler.disable  # how many rectangles there are differs by micro-batch: each would be compiled anew
 def attention(
     module: nn.Module,
     query: Tensor,

@@ -114,6 +114,11 @@ class LearnerConfig:
                 f"learner.sequence_parallel={self.sequence_parallel} needs learner.packing=true: ranks share packed "
                 "rows."
             )
+        if self.compile and self.sequence_parallel > 1:
+            raise ValueError(
+                f"learner.compile=true with learner.sequence_parallel={self.sequence_parallel} is not supported: ranks "
+                "exchange heads within a layer. Turn one of them off."
+            )
         if self.learning_rate <= 0 or self.max_grad_norm <= 0:
             raise ValueError(
                 f"learner.learning_rate={self.learning_rate}, learner.max_grad_norm={self.max_grad_norm}: "

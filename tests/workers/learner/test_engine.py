@@ -108,15 +108,29 @@ def offload_rank(rank: int, path):
     return found
 
 
+def packed(seed: int, *lengths: int) -> MicroBatch:
+    """Rows of the given lengths end to end; every position predicts."""
+    generator = torch.Generator().manual_seed(seed)
+    token_ids = torch.randint(0, 256, (1, sum(lengths)), generator=generator)
+    targets = torch.randint(0, 256, (sum(lengths),), generator=generator)
+    return MicroBatch(token_ids=token_ids, predictors=torch.arange(sum(lengths)), targets=targets, row_lengths=lengths)
+
+
 def compiled_rank(rank: int, path):
-    """Losses, gradients and next weights of micro-batches of several lengths, plain and compiled; graphs made."""
+    """Losses, gradients and next weights of packed rows, many and few; plain, compiled, and with checkpointing."""
+    torch._dynamo.config.fail_on_recompile_limit_hit = True  # instead of going on uncompiled in silence
+    rows = [(24,), (40, 30), (9, 9, 8, 33), (5, 17, 60), (64, 2), (12, 11, 10, 9, 8, 7, 6), (31,), (50, 21, 3)]
     results = []
-    for compiled in (False, True):
+    for compiled, checkpointing in ((False, False), (True, False), (True, True)):
+        torch.compiler.reset()  # another engine would take over the code of the last one
         torch._dynamo.utils.counters.clear()
-        engine = create_engine(load(path, torch.float32), LearnerConfig(compile=compiled, adam_eps=1e-2))
+        policy = load(path, torch.float32)
+        if checkpointing:
+            policy.causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        engine = create_engine(policy, LearnerConfig(compile=compiled, adam_eps=1e-2))
         losses = []
-        for length in (24, 40, 33):
-            loss = loss_of(engine, micro_batch(length + rank, tokens=length))
+        for place, lengths in enumerate(rows):
+            loss = loss_of(engine, packed(10 * place + rank, *lengths))
             losses.append(float(loss.detach()))
             engine.backward(loss)
         summed = gradients(engine)
@@ -162,12 +176,13 @@ def test_offload_changes_nothing(make_model):
 @pytest.mark.ray
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler, and there is no g++")
 def test_compiled_layers_give_the_same_loss_and_gradients(make_model):
-    for plain, compiled in run_ranks(compiled_rank, make_model(), ranks=2):
-        losses, summed, weights, graphs = compiled
-        assert losses == pytest.approx(plain[0], rel=1e-5)
-        assert compared([(summed[name], plain[1][name]) for name in summed]) < 1e-4
-        assert compared([(weights[name], plain[2][name]) for name in weights]) < 1e-6
-        assert plain[3] == 0 < graphs
+    for plain, *others in run_ranks(compiled_rank, make_model(), ranks=2):
+        assert plain[3] == 0
+        for losses, summed, weights, graphs in others:
+            assert losses == pytest.approx(plain[0], rel=1e-5)
+            assert compared([(summed[name], plain[1][name]) for name in summed]) < 1e-4
+            assert compared([(weights[name], plain[2][name]) for name in weights]) < 1e-6
+            assert graphs > 0
 
 
 def test_what_deepspeed_is_told():
@@ -234,3 +249,8 @@ def test_compilation_without_a_compiler_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match=r"learner\.compile=true needs a C\+\+ compiler"):
         check_learner(LearnerConfig(compile=True))
     check_learner(LearnerConfig())
+
+
+def test_compilation_of_shared_sequences_is_refused():
+    with pytest.raises(ValueError, match=r"learner\.compile=true with learner\.sequence_parallel=2 is not supported"):
+        LearnerConfig(compile=True, sequence_parallel=2)
