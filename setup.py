@@ -65,6 +65,7 @@ setup(
             "delta-train = launch.train:main",
             "delta-compare = launch.compare:main",
             "delta-verify = launch.verify:main",
+            "delta-export = launch.export:main",
         ]
     },
 )
