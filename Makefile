@@ -21,7 +21,7 @@ DEV := $(VENV)/.ready-dev
 
 ARGS ?=
 
-.PHONY: help train compare setup test check fmt bench bench-verifier bench-credit bench-learner bench-step bench-proxies bench-trl lock clean
+.PHONY: help train compare setup test check fmt bench bench-verifier bench-credit bench-learner bench-step bench-proxies bench-checkpoint bench-trl lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -72,6 +72,9 @@ bench-step: $(READY)  ## seconds per phase of a whole training step, with and wi
 
 bench-proxies: $(READY)  ## how the coefficients of the two proxies agree, on rollouts of a model, as JSON
 	@$(BIN)/python -m tests.bench.proxies $(ARGS)
+
+bench-checkpoint: $(READY)  ## what a checkpoint of 100 M parameters costs: stall, size, writing, resume, as JSON
+	@$(BIN)/python -m tests.bench.checkpoints $(ARGS)
 
 bench-trl: $(READY) $(VENV)-trl/.ready  ## side by side with TRL's GRPOTrainer, as JSON
 	@$(BIN)/python -m tests.bench.against_trl --trl-python $(VENV)-trl/bin/python $(ARGS)
