@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 
 import pytest
 
@@ -89,23 +88,6 @@ def test_vllm_serves_the_export(uninterrupted):
         env=environment,
     )
     assert "served: " in served.stdout, served.stderr[-2000:]
-
-
-def test_killed_run_resumes_and_ends_like_the_uninterrupted_one(uninterrupted, train: Train, tmp_path):
-    run_dir = tmp_path / "killed"
-    process = start(run_dir, *RUN)
-    wait_for_step(run_dir, 3, process)
-    process.kill()  # SIGKILL: nobody can clean up; the last checkpoint is that of step 2
-    process.wait()
-    deadline = time.monotonic() + 180
-    while processes_of(run_dir) and time.monotonic() < deadline:
-        time.sleep(0.5)
-    assert processes_of(run_dir) == []  # Ray's processes follow their driver, its agents in their own time
-
-    finished = train(*RUN, f"run_dir={run_dir}", check=True)
-    assert "resumed from" in finished.stdout
-    assert course(run_dir) == course(uninterrupted)
-    assert weights_hash(run_dir, STEPS) == weights_hash(uninterrupted, STEPS)
 
 
 def test_ctrl_c_ends_with_a_checkpoint_and_nothing_left(uninterrupted, train: Train, tmp_path):

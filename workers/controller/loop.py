@@ -200,7 +200,14 @@ class Controller:
     async def _resume(self) -> None:
         """Load the newest checkpoint if there is one, and give engines the learner's policy."""
         self._step, self._taken = 0, 0
-        found = await asyncio.to_thread(starting_point, self._config, self._checkpoints, say=self._console.warn)
+        found = await asyncio.to_thread(
+            # Checksums were looked at before anything was started.
+            starting_point,
+            self._config,
+            self._checkpoints,
+            say=self._console.warn,
+            checksums=False,
+        )
         if found is not None:
             folder, manifest = found
             check_same_trajectory(self._trajectory, manifest.trajectory, folder=folder)
@@ -350,14 +357,13 @@ def starting_point(
 def is_complete(config: TrainConfig, *, data: RunData, run_dir: Path, say: Callable[[str], None]) -> bool:
     """Whether the folder holds this very run, with all its steps done and everything written.
 
-    The checkpoint to go on from is looked at without reading it, so that most that can be wrong with it is found before
-    anything is started.
+    The checkpoint to go on from is read and checked here, before anything is started.
 
     Raises:
         CheckpointError: It holds another one.
     """
     store = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
-    found = starting_point(config, store, say=say, checksums=False)
+    found = starting_point(config, store, say=say)
     if found is None:
         return False
     folder, manifest = found

@@ -112,7 +112,12 @@ class Saver:
             versions=versions(),
             files=files,
         )
-        folder = await asyncio.to_thread(self._store.publish, draft, manifest)
+        publishing = asyncio.ensure_future(asyncio.to_thread(self._store.publish, draft, manifest))
+        try:
+            folder = await asyncio.shield(publishing)
+        except asyncio.CancelledError:
+            await publishing  # it is moments away from its end, and nobody may clear its draft away meanwhile
+            raise
         size = sum(seen.size for seen in files.values())
         self._say(
             f"checkpoint {folder} ({size / 2**20:.1f} MiB; the run waited {stalled_s:.2f} s, written in "
