@@ -19,7 +19,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import ray
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -102,6 +101,8 @@ async def timed(work) -> tuple[float, object]:
 
 
 async def measure(model: Path, folder: Path, *, ranks: int, rounds: int) -> dict[str, list[float]]:
+    import ray  # not before `workers`, which sets its authentication mode
+
     groups = rollouts()
     seconds: dict[str, list[float]] = {
         name: [] for name in ("stall_s", "write_s", "update_alone_s", "update_beside_s", "verify_s")

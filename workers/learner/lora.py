@@ -87,8 +87,8 @@ def add_adapters(causal_lm: Any, config: LoraConfig, *, model_path: str) -> None
     wrong = [name for name, layer in _adapted_layers(causal_lm) if not _can_be_merged(layer, causal_lm)]
     if wrong:
         raise ConfigError(f"learner.lora.target_modules={names} reaches {', '.join(wrong)}. {expected}")
-    # Nothing before the first adapter is trained. Without a gradient at its input ZeRO-3 would hand in the gradients of
-    # the first decoder layer before they are computed, that is, zeros.
+    # Nothing before the first adapter is trained. Where a layer's input asks for no gradient, torch's backward hooks
+    # run before its own backward pass, and ZeRO-3's would take the first decoder layer's weights away too early.
     causal_lm.enable_input_require_grads()
 
 
