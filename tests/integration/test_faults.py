@@ -138,6 +138,7 @@ def test_a_hang_is_reported_and_what_happens_too_often_ends_the_run(tmp_path, sh
     if "could not read it" not in report:
         assert "update (workers/learner/learner.py" in report
 
+    os.kill(catch(run_dir, "LearnerWorker.set_up", process), signal.SIGCONT)  # those that hung are gone
     os.kill(catch(run_dir, "LearnerWorker.update", process), signal.SIGKILL)  # before the run got beyond the step
     output = end_of(process, EXHAUSTED)
     last = faults(run_dir)[-1]
