@@ -31,7 +31,10 @@ def test_cleaning_up_is_not_disturbed_and_the_handlers_come_back():
     with handlers_kept():
         end_on_signals()
         before = [signal.getsignal(number) for number in SIGNALS]
-        with undisturbed():
-            for number in SIGNALS:
-                os.kill(os.getpid(), number)
+        try:
+            with undisturbed():
+                for number in SIGNALS:
+                    os.kill(os.getpid(), number)
+        except Ended as ended:  # which pytest would take for a wish to stop
+            pytest.fail(f"disturbed by {ended.signal.name}")
         assert [signal.getsignal(number) for number in SIGNALS] == before
