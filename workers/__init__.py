@@ -9,3 +9,6 @@ import os
 
 # Ray reads this once, when it is first imported: its processes then talk to holders of the run's token only.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+# Libraries import DeepSpeed for their own ends; where it has to choose a device it says so on the terminal. Learners
+# are told theirs when they are started.
+os.environ.setdefault("DS_ACCELERATOR", "cpu")
