@@ -143,9 +143,7 @@ class LearnerState:
                             self._local(state[key], part).copy_(values)
                 # What an update does at its end: round the master weights to the working precision.
                 engine_optimizer._reassign_or_swap_out_partitioned_parameters(sub_group)
-        if engine_optimizer.persistent_parameters:  # those that every rank keeps whole
-            engine_optimizer.persistent_parameters[0].partition(engine_optimizer.persistent_parameters)
-        engine_optimizer.checkpoint_event_epilogue()
+        engine_optimizer.checkpoint_event_epilogue()  # gathers those that every rank keeps whole
         for group, saved in zip(engine_optimizer.param_groups, index.param_groups, strict=True):
             group.update({name: tuple(value) if isinstance(value, list) else value for name, value in saved.items()})
         if index.ranks == self._ranks:
