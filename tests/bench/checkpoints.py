@@ -30,6 +30,7 @@ from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, Ve
 from workers.cluster import ClusterConfig, local_cluster
 from workers.controller.checkpoints import CheckpointStore, Manifest
 from workers.controller.trajectory import versions
+from workers.deadlines import DeadlinesConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.group import LearnerGroup
 from workers.learner.learner import AlgorithmConfig
@@ -89,7 +90,7 @@ def rollouts() -> list[RolloutGroup]:
 
 
 async def start(model: Path, ranks: int) -> LearnerGroup:
-    learners = LearnerGroup(LearnerConfig(num_ranks=ranks, updates_per_step=1), timeout_s=600)
+    learners = LearnerGroup(LearnerConfig(num_ranks=ranks, updates_per_step=1), deadlines=DeadlinesConfig())
     await learners.set_up(str(model), ALGORITHM, dtype="float32", temperature=1.0, mismatch_limit=1e6)
     return learners
 
