@@ -1,6 +1,6 @@
 """Tokens per second of the learner's passes, packed and padded, and the peak memory of its LM head, as JSON.
 
-    python -m tests.bench.learner_passes              a model of 11 million parameters, 96 rollouts of skewed lengths
+    python -m tests.bench.learner_passes              a model of 5.5 million parameters, 48 rollouts of skewed lengths
     python -m tests.bench.learner_passes --quick      tiny sizes: tries the program, says nothing about speed
     python -m tests.bench.learner_passes --device cuda --hidden 1024 --layers 16 --dtype bfloat16     prints MFU as well
 
@@ -263,11 +263,11 @@ def measure_head(options: argparse.Namespace) -> dict[str, object]:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=96)
+    parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--prompt", type=int, default=32)
-    parser.add_argument("--longest", type=int, default=2048, help="response tokens at most")
+    parser.add_argument("--longest", type=int, default=1024, help="response tokens at most")
     parser.add_argument("--hidden", type=int, default=256)
-    parser.add_argument("--layers", type=int, default=8)
+    parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocab", dest="vocabulary", type=int, default=8192)
     parser.add_argument("--token-budget", type=int, default=8192, help="of a micro-batch")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -187,6 +188,10 @@ def test_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(train: Train, t
         run_dir = disk / "run"
         process = start(run_dir, *RUN, "steps=400")
         wait_for_step(run_dir, 2, process)
+        deadline = time.monotonic() + 120
+        while not list((run_dir / "checkpoints").glob("step-*/manifest.json")):  # it is written beside the next steps
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
         with (disk / "filler").open("wb", buffering=0) as filler:
             try:
                 while True:

@@ -150,17 +150,15 @@ async def learn(model_path: Path, groups: list[RolloutGroup], folder: Path, conf
 
 LAYOUTS = {
     "one rank": {"num_ranks": 1},
-    "padded": {"num_ranks": 1, "packing": False, "tokens_per_micro_batch": 64},
     "small pieces": {"num_ranks": 1, "tokens_per_micro_batch": 64, "lm_head_chunk_tokens": 7},
     "two ranks": {"num_ranks": 2, "tokens_per_micro_batch": 100, "gradient_checkpointing": True},
     "two ranks padded": {"num_ranks": 2, "packing": False, "gradient_checkpointing": True, "lm_head_chunk_tokens": 3},
-    "one sequence": {"num_ranks": 2, "sequence_parallel": 2, "tokens_per_micro_batch": 100},
     "four ranks": {"num_ranks": 4, "lm_head_chunk_tokens": 16},
     "two by two": {"num_ranks": 4, "sequence_parallel": 2, "gradient_checkpointing": True},
 }
 """Ways to compute the same update: ranks, packed or padded, micro-batches, chunks, checkpointing, shared sequences."""
 
-LAYOUTS_OF_BOTH = ("one rank", "small pieces", "two by two")
+LAYOUTS_OF_BOTH = ("one rank", "two by two")
 """Those that are tried without tied embeddings as well."""
 
 
