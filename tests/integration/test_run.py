@@ -190,7 +190,8 @@ def test_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(train: Train, t
         wait_for_step(run_dir, 2, process)
         deadline = time.monotonic() + 120
         while not list((run_dir / "checkpoints").glob("step-*/manifest.json")):  # it is written beside the next steps
-            assert time.monotonic() < deadline and process.poll() is None
+            assert time.monotonic() < deadline
+            assert process.poll() is None
             time.sleep(0.02)
         with (disk / "filler").open("wb", buffering=0) as filler:
             try:
