@@ -16,7 +16,8 @@ layouts one after the other; ratios are medians of ratios within a repetition.
 
 LM head. Log-probabilities and entropies of `--head-tokens` tokens over a vocabulary of `--head-vocabulary`, forward and
 backward, in a process of its own each: `chunked` as the learner does it, `whole` with all logits at once as plain
-autograd does it. The peak is what the process took at most, less what it had with the weights in place.
+autograd does it. The peak is what the process took at most, less what it had with the weights in place. Where all
+logits would not fit into the memory that is free, both take half as many tokens, and half again.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -253,7 +255,11 @@ def _bytes(device: str, *, peak: bool = False) -> int:
 
 def measure_head(options: argparse.Namespace) -> dict[str, object]:
     """Peak memory both ways, each in a fresh process."""
-    found: dict[str, object] = {}
+    # All logits, their softmax and gradients at once: about seven tables. Fewer tokens where they would not fit.
+    table = 4 * options.head_vocabulary
+    while options.head_tokens > 1 and 7 * table * options.head_tokens > psutil.virtual_memory().available:
+        options.head_tokens //= 2
+    found: dict[str, object] = {"tokens": options.head_tokens}
     for kind in ("chunked", "whole"):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             found[f"{kind}_peak_mib"] = pool.submit(head_peak_bytes, kind, options).result() / 2**20

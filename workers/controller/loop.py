@@ -101,7 +101,7 @@ class Controller:
             return False
         except StallError:
             raise  # whoever hangs may hold up the checkpoint in progress as well
-        except Exception:
+        except Exception:  # whatever it was, it goes on to the caller; a checkpoint in progress is let through first
             await self._saver.settle_quietly()
             raise
         return True

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from delta.errors import ConfigError
+
 ATTENTION = "packed_rows"
 """The value for `attn_implementation`."""
 
@@ -112,9 +114,9 @@ def attention(
     """
     for name in ("softcap", "s_aux", "attn_bias", "position_bias"):
         if others.get(name) is not None:
-            raise NotImplementedError(f"{type(module).__name__} passes {name} to its attention, which is not supported")
+            raise ConfigError(f"{type(module).__name__} passes {name} to its attention, which is not supported")
     if attention_mask is not None or dropout:
-        raise NotImplementedError(f"{type(module).__name__} asks for an attention mask or dropout in a causal LM")
+        raise ConfigError(f"{type(module).__name__} asks for an attention mask or dropout in a causal LM")
     if rows is None:
         output = _rectangle_attention(query, key, value, scaling, sliding_window).transpose(1, 2)
     elif query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):

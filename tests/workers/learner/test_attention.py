@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from delta.errors import ConfigError
 from workers.learner.attention import MAX_PADDING, attention, packed_rows
 
 CPU = torch.device("cpu")
@@ -77,14 +78,14 @@ def test_rows_of_one_length_are_not_copied() -> None:
 
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "attn_bias"])
 def test_what_would_be_ignored_is_refused(name: str) -> None:
-    with pytest.raises(NotImplementedError, match=f"Identity passes {name}"):
+    with pytest.raises(ConfigError, match=f"Identity passes {name}"):
         attention(nn.Identity(), *inputs(4), None, **{name: torch.ones(1)})
 
 
 def test_masks_and_dropout_are_refused() -> None:
-    with pytest.raises(NotImplementedError, match="attention mask or dropout"):
+    with pytest.raises(ConfigError, match="attention mask or dropout"):
         attention(nn.Identity(), *inputs(4), torch.ones(1, 1, 4, 4))
-    with pytest.raises(NotImplementedError, match="attention mask or dropout"):
+    with pytest.raises(ConfigError, match="attention mask or dropout"):
         attention(nn.Identity(), *inputs(4), None, dropout=0.1)
 
 
