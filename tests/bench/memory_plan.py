@@ -5,8 +5,8 @@ DelTA's token vectors kept from an old pass, as a run does it. What the process 
 off both.
 """
 
-import resource
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -39,8 +39,11 @@ def make(folder: str) -> Any:
 
 
 def resident_peak() -> int:
-    """Largest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Largest resident memory of this program so far; `getrusage` would count what it was forked from as well."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise OSError("/proc/self/status names no VmHWM (peak resident memory): this needs a Linux kernel that counts it")
 
 
 def measure_rank(rank: int, folder: str, config: LearnerConfig, dtype: torch.dtype) -> tuple[int, int]:
