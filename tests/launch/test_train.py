@@ -1,10 +1,12 @@
 """Bad input ends before anything is started, with a message that says what was seen, expected, and to be done."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from tests.conftest import TINY, Train
+from tests.conftest import ROOT, TINY, Train
 
 
 @pytest.mark.parametrize(
@@ -92,3 +94,11 @@ def test_the_whole_configuration_can_be_shown(train: Train):
     assert "prompts_per_step: 32" in finished.stdout
     assert "lambda_min" not in finished.stdout
     assert "seed: 1" in finished.stdout
+
+
+@pytest.mark.parametrize("command", ["train", "verify"])
+def test_a_configuration_is_read_before_anything_heavy_is_imported(command):
+    heavy = {"ray", "vllm", "deepspeed", "transformers", "peft", "torch._dynamo"}
+    program = f"import sys, launch.{command}; print(sorted({heavy} & sys.modules.keys()))"
+    shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert shown.stdout == "[]\n"

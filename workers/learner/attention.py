@@ -81,7 +81,6 @@ def packed_rows(lengths: Sequence[int], device: torch.device) -> PackedRows:
     return PackedRows(boundaries, max(lengths), tuple(rectangles), None if in_order else places.to(device))
 
 
-@torch.compiler.disable  # how many rectangles there are differs by micro-batch: each would be compiled anew
 def attention(
     module: nn.Module,
     query: Tensor,
@@ -188,8 +187,16 @@ def _rectangle_attention(
     )
 
 
+def uncompiled_attention() -> Any:
+    """`attention` as torch.compile must leave it: each number of rectangles would be compiled anew, and they differ.
+
+    Not a decorator: it imports the compiler, for which every command that reads a configuration would wait a second.
+    """
+    return torch.compiler.disable(attention)
+
+
 def register() -> None:
     """Make `ATTENTION` known to transformers."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(ATTENTION, attention)
+    AttentionInterface.register(ATTENTION, uncompiled_attention())

@@ -89,7 +89,7 @@ def share_sequences(config: Any, size: int) -> SequenceGroup:
     parallel_state_sp.initialize_sequence_parallel(sequence_parallel_size=size)
     group = parallel_state_sp.get_sequence_parallel_group()
     shared = UlyssesSPAttentionHF(
-        attn=attention.attention,
+        attn=attention.uncompiled_attention(),
         batch_size=1,
         attn_head_count=heads,
         attn_head_size=getattr(config, "head_dim", None) or config.hidden_size // heads,
