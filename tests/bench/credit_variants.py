@@ -5,7 +5,6 @@ of its own: that is how peak memory is told apart.
 """
 
 import math
-import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,10 +12,8 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from delta.advantages import group_advantages
 from delta.aggregations.aggregation import MiniBatch
@@ -28,8 +25,8 @@ from delta.losses import weighted_sum
 from delta.surrogates.clipped import clipped_surrogate
 from delta.types import TrainBatch
 from tests.bench.extra_passes import Part, extra_passes
-from workers.cpu_linear import use_onednn
-from workers.learner.policy import Policy, TokenStatistics
+from tests.bench.parts import peak_bytes, random_policy, used_bytes
+from workers.learner.policy import TokenStatistics
 
 Result = TypeVar("Result")
 
@@ -91,7 +88,14 @@ class Bench:
         torch.manual_seed(setting.seed)
         self.setting = setting
         self.device = torch.device(setting.device)
-        self.policy = make_policy(setting)
+        self.policy = random_policy(
+            hidden=setting.hidden,
+            layers=setting.layers,
+            vocabulary=setting.vocabulary,
+            positions=max(2048, setting.row_length),
+            device=setting.device,
+            dtype=setting.model_dtype,
+        )
         self.batch = make_batch(setting, size)
         rows = max(1, setting.micro_batch_tokens // setting.row_length)
         everything = [range(first, min(first + rows, self.batch.rows)) for first in range(0, self.batch.rows, rows)]
@@ -101,7 +105,7 @@ class Bench:
         self.rounds = math.ceil(MIN_SAMPLES / count)
         self.tokens = int(self.batch.response_lengths.sum())
         self.found = Measured(self.tokens, sum(len(part.advantages) for part in self.parts))
-        self._idle_bytes = self._bytes()
+        self._idle_bytes = used_bytes(setting.device)
         self._own_bytes = 0
         self.update(self.parts[0], self.old_pass(self.parts[0]).log_probs, None)  # compiles, and fills allocators
 
@@ -142,44 +146,14 @@ class Bench:
         self._own_bytes += sum(tensor.numel() * tensor.element_size() for tensor in own)
 
     def finish(self) -> Measured:
-        self.found.peak_bytes = self._bytes(peak=True) - self._idle_bytes - self._own_bytes
+        self.found.peak_bytes = peak_bytes(self.setting.device) - self._idle_bytes - self._own_bytes
         return self.found
-
-    def _bytes(self, *, peak: bool = False) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-        if peak:
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        return psutil.Process().memory_info().rss
 
     def _part(self, rows: Sequence[int]) -> Part:
         padded = pad_rows(self.batch, rows)
         advantages = torch.from_numpy(self.batch.advantages[list(rows)])[torch.from_numpy(row_index(self.batch, rows))]
         moved = [tensor.to(self.device) for tensor in (padded.token_ids, padded.predictors, padded.targets)]
         return Part(MicroBatch(*moved), advantages.to(self.device))
-
-
-def make_policy(setting: Setting) -> Policy:
-    """An untrained Qwen3."""
-    heads = max(1, setting.hidden // 64)
-    config = Qwen3Config(
-        vocab_size=setting.vocabulary,
-        hidden_size=setting.hidden,
-        intermediate_size=3 * setting.hidden,
-        num_hidden_layers=setting.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // 2),
-        head_dim=setting.hidden // heads,
-        max_position_embeddings=max(2048, setting.row_length),
-        tie_word_embeddings=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-        eos_token_id=None,
-        pad_token_id=None,
-        bos_token_id=None,
-    )
-    model = Qwen3ForCausalLM(config).to(device=setting.device, dtype=setting.model_dtype)
-    use_onednn(model)
-    return Policy(model, temperature=1.0)
 
 
 def make_batch(setting: Setting, size: int) -> TrainBatch:

@@ -23,7 +23,6 @@ logits would not fit into the memory that is free, both take half as many tokens
 import argparse
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Sequence
@@ -34,13 +33,12 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor, nn
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from delta.data.micro_batch import MicroBatch, pack_rows, pad_rows
 from delta.data.partition import RowCost, partition_rows
 from delta.types import TrainBatch
+from tests.bench.parts import peak_bytes, random_policy, used_bytes
 from tests.bench.step import machine
-from workers.cpu_linear import use_onednn
 from workers.learner.lm_head import LMHead
 from workers.learner.policy import Policy
 
@@ -99,22 +97,16 @@ def micro_batches(batch: TrainBatch, layout: str, budget: int, attention_length:
 
 
 def make_policy(options: argparse.Namespace) -> Policy:
-    """An untrained Qwen3."""
+    """An untrained model of the size asked for."""
     torch.manual_seed(options.seed)
-    heads = max(1, options.hidden // 64)
-    config = Qwen3Config(
-        vocab_size=options.vocabulary,
-        hidden_size=options.hidden,
-        intermediate_size=3 * options.hidden,
-        num_hidden_layers=options.layers,
-        num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // 2),
-        head_dim=options.hidden // heads,
-        max_position_embeddings=options.prompt + options.longest,
+    return random_policy(
+        hidden=options.hidden,
+        layers=options.layers,
+        vocabulary=options.vocabulary,
+        positions=options.prompt + options.longest,
+        device=options.device,
+        dtype=getattr(torch, options.dtype),
     )
-    model = Qwen3ForCausalLM(config).to(device=options.device, dtype=getattr(torch, options.dtype))
-    use_onednn(model)
-    return Policy(model, temperature=1.0)
 
 
 def to_device(micro_batch: MicroBatch, device: str) -> MicroBatch:
@@ -224,7 +216,7 @@ def head_peak_bytes(kind: str, options: argparse.Namespace) -> int:
     )
     hidden = torch.randn(count, options.head_hidden, device=device, dtype=layer.weight.dtype, requires_grad=True)
     targets = torch.randint(0, options.head_vocabulary, (count,), device=device)
-    before = _bytes(device)
+    before = used_bytes(device)
     if kind == "chunked":
         model = SimpleNamespace(get_output_embeddings=lambda: layer)
         head = LMHead.adopt(model, temperature=1.0, chunk_tokens=options.head_chunk)
@@ -233,7 +225,7 @@ def head_peak_bytes(kind: str, options: argparse.Namespace) -> int:
         log_probs, entropy = whole(layer, hidden, targets)
     assert entropy is not None
     (log_probs.sum() + 0.01 * entropy.sum()).backward()
-    return _bytes(device, peak=True) - before
+    return peak_bytes(device) - before
 
 
 def whole(layer: nn.Linear, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -242,15 +234,6 @@ def whole(layer: nn.Linear, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Te
     normalizer = logits.logsumexp(dim=-1)
     log_probs = logits.gather(-1, targets[:, None]).squeeze(-1) - normalizer
     return log_probs, normalizer - (torch.softmax(logits, dim=-1) * logits).sum(dim=-1)
-
-
-def _bytes(device: str, *, peak: bool = False) -> int:
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
-    if peak:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()
 
 
 def measure_head(options: argparse.Namespace) -> dict[str, object]:

@@ -6,11 +6,11 @@ off both.
 """
 
 import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
+from tests.bench.parts import resident_peak
 from tests.workers.learner.ranks import run_ranks
 from workers.learner.config import LearnerConfig
 from workers.learner.memory_plan import MIB, MemoryInputs, Phase, Place, model_shape, peak, plan_memory
@@ -36,14 +36,6 @@ def make(folder: str) -> Any:
     torch.manual_seed(0)
     Qwen3ForCausalLM(config).save_pretrained(folder)
     return config
-
-
-def resident_peak() -> int:
-    """Largest resident memory of this program so far; `getrusage` would count what it was forked from as well."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise OSError("/proc/self/status names no VmHWM (peak resident memory): this needs a Linux kernel that counts it")
 
 
 def measure_rank(rank: int, folder: str, config: LearnerConfig, dtype: torch.dtype) -> tuple[int, int]:

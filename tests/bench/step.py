@@ -1,7 +1,7 @@
 """Seconds per training step and phase on this machine, DelTA beside uniform credit, as JSON.
 
-    make bench                                        the laptop workload: 32 prompts x 8 rollouts, up to 32 tokens
-    make bench ARGS="--workload uneven"               answers of 16 to 512 tokens, lengths from a fixed schedule
+    make bench-step                                   the laptop workload: 32 prompts x 8 rollouts, up to 32 tokens
+    make bench-step ARGS="--workload uneven"          answers of 16 to 512 tokens, lengths from a fixed schedule
 
 Both credits alternate step by step in one run on one model, so that whatever else the machine does hits both alike.
 The first steps are left out. Nothing is written but a temporary run folder.

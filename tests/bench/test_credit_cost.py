@@ -1,9 +1,6 @@
 """The cost benchmark compares like with like: every way gives the coefficients that it should, in full sizes."""
 
 import dataclasses
-import json
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -11,9 +8,9 @@ import pytest
 import torch
 
 from delta.credit import RowProxy, estimate_credit
+from tests.bench.conftest import report_of
 from tests.bench.credit_variants import GROUP, VARIANTS, Bench, Setting, measure
 from tests.bench.extra_passes import extra_passes
-from tests.conftest import ROOT
 
 TINY = Setting(
     hidden=32,
@@ -82,15 +79,7 @@ def test_credit_is_measured_at_the_full_size(variant, stored, size):
 
 @pytest.mark.slow
 def test_credit_cost_prints_all_variants_as_json():
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.bench.credit_cost", "--quick", "--threads", "1", "--clock", "cpu"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    report = json.loads(finished.stdout)
+    report = report_of("credit_cost", "--quick", "--threads", "1", "--clock", "cpu")
     assert [size["size"] for size in report["sizes"]] == [1_000, 10_000]
     for size in report["sizes"]:
         assert size["model_tokens_timed"] <= size["response_tokens"] == size["credit_tokens_timed"]

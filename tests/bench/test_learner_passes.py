@@ -1,15 +1,12 @@
 """The benchmark runs, and its layouts are the same work."""
 
 import argparse
-import json
-import subprocess
-import sys
 
 import pytest
 import torch
 
+from tests.bench.conftest import report_of
 from tests.bench.learner_passes import LAYOUTS, PEAK_FLOPS, QUICK, make_batch, make_policy, micro_batches
-from tests.conftest import ROOT
 
 
 def test_all_layouts_compute_the_same_tokens() -> None:
@@ -28,15 +25,7 @@ def test_all_layouts_compute_the_same_tokens() -> None:
 
 @pytest.mark.slow
 def test_bench_prints_passes_and_peaks_as_json() -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.bench.learner_passes", "--quick"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    report = json.loads(finished.stdout)
+    report = report_of("learner_passes", "--quick")
     passes = report["passes"]
     assert passes["computed_tokens"]["packed"] == passes["tokens"] - report["settings"]["rows"]
     assert passes["computed_tokens"]["packed"] < passes["computed_tokens"]["padded_sorted"]
@@ -49,14 +38,6 @@ def test_bench_prints_passes_and_peaks_as_json() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_bench_reports_the_use_of_a_gpu_we_know() -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "tests.bench.learner_passes", "--quick", "--device", "cuda", "--dtype", "bfloat16"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    report = json.loads(finished.stdout)
+    report = report_of("learner_passes", "--quick", "--device", "cuda", "--dtype", "bfloat16")
     if any(name in report["machine"]["gpu"] for name in PEAK_FLOPS):
         assert 0 < report["passes"]["update/packed"]["mfu"] < 1

@@ -23,7 +23,6 @@ import argparse
 import contextlib
 import json
 import os
-import resource
 import statistics
 import sys
 import tempfile
@@ -218,7 +217,6 @@ def summary(options, clock, generate, scoring, *, load_average):
         "step_seconds": [round(seconds, 4) for seconds in clock.seconds],
         "generate_seconds": [round(seconds, 4) for seconds in generate.seconds],
         "warm_up_steps": WARM_UP_STEPS,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "threads": torch.get_num_threads(),
         "cache": options.cache,
         "load_average": round(load_average, 2),
