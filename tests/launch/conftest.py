@@ -1,0 +1,49 @@
+"""Commands that end before they start anything run in forks of one interpreter, which has done their imports."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Train, command
+
+
+def _main(overrides: tuple[str, ...], environment: dict[str, str], output: Path, errors: Path) -> None:
+    """`delta-train OVERRIDES` as this process."""
+    from launch.train import main
+
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(ROOT)
+    for number, path in ((1, output), (2, errors)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    sys.argv = ["delta-train", *overrides]
+    main()
+
+
+@pytest.fixture
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """The training command to its end, without the seconds that its imports take: most of a refusal's."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["launch.train", "launch.preflight", "launch.report", "workers.controller.loop"])
+    folder = tmp_path_factory.mktemp("said")
+    output, errors = folder / "output", folder / "errors"
+
+    def run(*overrides: str, timeout_s: float = 300, check: bool = False) -> subprocess.CompletedProcess[str]:
+        process = context.Process(target=_main, args=(overrides, dict(os.environ), output, errors))
+        process.start()
+        process.join(timeout_s)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(command(overrides), timeout_s)
+        finished = subprocess.CompletedProcess(
+            command(overrides), process.exitcode, output.read_text(), errors.read_text()
+        )
+        if check:
+            assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+        return finished
+
+    return run
