@@ -86,12 +86,15 @@ def _pack(
     ranks: int,
     token_budget: int,
 ) -> tuple[tuple[Rows, ...], ...]:
-    """The fewest micro-batches per rank that keep the budget, all of them of nearly equal cost.
+    """As few micro-batches per rank as a greedy search gets into the budget, all of them of nearly equal cost.
 
     ZeRO-3 makes ranks wait for each other in every layer, so the i-th micro-batches of all ranks should take equally
     long, and not only the sums.
     """
-    rounds = max(1, -(-int(lengths[rows].sum()) // (ranks * token_budget)))
+    # No fewer can do: a row beyond the budget fills one alone, and two rows above its half do not share one.
+    sizes = np.minimum(lengths[rows], token_budget)
+    needed = max(1, -(-int(sizes.sum()) // token_budget), int((2 * sizes > token_budget).sum()))
+    rounds = -(-needed // ranks)
     while (bins := _fill_bins(rows, lengths, costs, rounds * ranks, token_budget)) is None:
         rounds += 1
     bins.sort(key=lambda members: -sum(costs[list(members)]))

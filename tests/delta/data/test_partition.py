@@ -158,11 +158,10 @@ def test_packed_micro_batches_that_run_side_by_side_cost_alike() -> None:
         assert max(tokens) - min(tokens) <= 50
 
 
-def test_one_giant_row_has_a_micro_batch_of_its_own_beside_empty_or_small_ones() -> None:
-    (ranks,) = split([5000, 10, 10, 10], ranks=2, budget=100, packed=True).micro_batches
-    flat = [rows for rank in ranks for rows in rank]
-    assert (0,) in flat
-    assert sorted(row for rows in flat for row in rows) == [0, 1, 2, 3]
+def test_giant_rows_have_micro_batches_of_their_own_and_make_no_empty_ones() -> None:
+    assert split([5000, 10, 10, 10], ranks=2, budget=100, packed=True).micro_batches == ((((0,),), ((1, 2, 3),)),)
+    (ranks,) = split([700, 10, 5000, 300, 10], ranks=2, budget=100, packed=True).micro_batches
+    assert sorted(rows for rank in ranks for rows in rank) == [(0,), (1, 4), (2,), (3,)]
 
 
 def test_more_ranks_than_packed_rows_leaves_empty_micro_batches() -> None:
