@@ -46,15 +46,27 @@ class PackedRows:
     """(R + 1,) int32, cumulative lengths."""
     longest: int
     rectangles: tuple[Rectangle, ...]
+    """Empty where the boundaries alone are needed."""
     inverse: Tensor | None
     """(T,) where each position is in the joined rectangles; None where they lie in order."""
 
 
-def packed_rows(lengths: Sequence[int], device: torch.device) -> PackedRows:
-    """Plan the attention of rows of the given lengths, which lie end to end in that order."""
+def takes_boundaries(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether there is a kernel of variable length; elsewhere rows are cut into rectangles."""
+    return device.type == "cuda" and dtype in (torch.float16, torch.bfloat16)
+
+
+def packed_rows(lengths: Sequence[int], device: torch.device, dtype: torch.dtype) -> PackedRows:
+    """Plan the attention of rows of the given lengths, which lie end to end in that order.
+
+    Args:
+        lengths: Of the rows.
+        device: Where attention is computed.
+        dtype: Of its inputs.
+    """
     starts = torch.tensor([0, *lengths]).cumsum(0)
     boundaries = starts.to(device, torch.int32)
-    if device.type == "cuda":
+    if takes_boundaries(device, dtype):
         return PackedRows(boundaries, max(lengths), (), None)
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
     rectangles: list[Rectangle] = []
@@ -118,10 +130,10 @@ def attention(
         raise ConfigError(f"{type(module).__name__} asks for an attention mask or dropout in a causal LM")
     if rows is None:
         output = _rectangle_attention(query, key, value, scaling, sliding_window).transpose(1, 2)
-    elif query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        output = _flash_attention(query, key, value, scaling, sliding_window, rows)
-    else:
+    elif rows.rectangles:
         output = _cut_attention(query, key, value, scaling, sliding_window, rows)
+    else:
+        output = _flash_attention(query, key, value, scaling, sliding_window, rows)
     return output.contiguous(), None
 
 
@@ -151,7 +163,7 @@ def _cut_attention(
     """(1, T, heads, D): one attention per rectangle."""
     flat = [tensor[0].transpose(0, 1) for tensor in (query, key, value)]  # (T, heads, D)
     pieces = []
-    for rectangle in rows.rectangles or (Rectangle(None, 0, 1, query.shape[2]),):
+    for rectangle in rows.rectangles:
         cut_query, cut_key, cut_value = (_cut(tensor, rectangle) for tensor in flat)
         output = _rectangle_attention(cut_query, cut_key, cut_value, scaling, window)
         pieces.append(output.transpose(1, 2).flatten(0, 1))

@@ -99,7 +99,7 @@ class Policy(nn.Module):
         packed: dict[str, Any] = {}
         if lengths is not None:
             device = token_ids.device
-            packed["rows"] = attention.packed_rows(lengths, device)
+            packed["rows"] = attention.packed_rows(lengths, device, self.causal_lm.dtype)
             positions = torch.cat([torch.arange(length, device=device) for length in lengths])
             packed["position_ids"] = positions[place].unsqueeze(0)
         states: Tensor = self.causal_lm.base_model(

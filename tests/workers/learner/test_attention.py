@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from delta.errors import ConfigError
-from workers.learner.attention import MAX_PADDING, attention, packed_rows
+from workers.learner.attention import MAX_PADDING, attention, packed_rows, takes_boundaries
 
 CPU = torch.device("cpu")
 
@@ -39,7 +39,7 @@ def inputs(length: int, *, heads: int = 4, key_value_heads: int = 2, width: int 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=9), st.sampled_from([None, 1, 3, 17, 100]))
 def test_rows_see_themselves_only(lengths: list[int], window: int | None) -> None:
     tensors = inputs(sum(lengths))
-    rows = packed_rows(lengths, CPU)
+    rows = packed_rows(lengths, CPU, tensors[0].dtype)
     output, weights = attention(nn.Identity(), *tensors, None, scaling=0.3, sliding_window=window, rows=rows)
     expected = row_by_row(lengths, *tensors, scaling=0.3, window=window)
     assert weights is None
@@ -63,7 +63,7 @@ def test_a_rectangle_is_causal_as_it_is() -> None:
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
 def test_little_is_padded(lengths: list[int]) -> None:
-    rows = packed_rows(lengths, CPU)
+    rows = packed_rows(lengths, CPU, torch.float32)
     computed = sum(rectangle.rows * rectangle.width for rectangle in rows.rectangles)
     assert sum(lengths) <= computed <= sum(lengths) / (1 - MAX_PADDING)
     assert sum(rectangle.rows for rectangle in rows.rectangles) == len(lengths)
@@ -71,7 +71,7 @@ def test_little_is_padded(lengths: list[int]) -> None:
 
 
 def test_rows_of_one_length_are_not_copied() -> None:
-    rows = packed_rows([5, 5, 5], CPU)
+    rows = packed_rows([5, 5, 5], CPU, torch.float32)
     assert [rectangle.index for rectangle in rows.rectangles] == [None]
     assert rows.inverse is None
 
@@ -89,15 +89,30 @@ def test_masks_and_dropout_are_refused() -> None:
         attention(nn.Identity(), *inputs(4), None, dropout=0.1)
 
 
+@pytest.mark.parametrize(
+    ("device", "dtype", "expected"),
+    [
+        ("cuda", torch.bfloat16, True),
+        ("cuda", torch.float16, True),
+        ("cuda", torch.float32, False),
+        ("cpu", torch.bfloat16, False),
+    ],
+)
+def test_rows_are_cut_wherever_no_kernel_takes_their_boundaries(
+    device: str, dtype: torch.dtype, expected: bool
+) -> None:
+    assert takes_boundaries(torch.device(device), dtype) is expected
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("window", [None, 16])
-def test_flash_attention_agrees_with_the_rectangles(window: int | None) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_gpu_keeps_rows_apart_in_every_precision(dtype: torch.dtype, window: int | None) -> None:
     lengths = [100, 1, 37, 64]
-    tensors = [tensor.detach().to("cuda", torch.bfloat16) for tensor in inputs(sum(lengths), width=64)]
-    flash, _ = attention(
-        nn.Identity(), *tensors, None, sliding_window=window, rows=packed_rows(lengths, torch.device("cuda"))
-    )
+    tensors = [tensor.detach().to("cuda", dtype) for tensor in inputs(sum(lengths), width=64)]
+    rows = packed_rows(lengths, torch.device("cuda"), dtype)
+    output, _ = attention(nn.Identity(), *tensors, None, sliding_window=window, rows=rows)
     wide = [tensor.cpu().double() for tensor in tensors]
     expected = row_by_row(lengths, *wide, scaling=64**-0.5, window=window)
-    torch.testing.assert_close(flash.cpu().double(), expected, atol=2e-2, rtol=2e-2)
+    torch.testing.assert_close(output.cpu().double(), expected, atol=2e-2, rtol=2e-2)
