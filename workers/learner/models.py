@@ -89,7 +89,7 @@ def refusal(settings: Mapping[str, Any], *, composite: bool) -> str | None:
         return "it has state-space, convolution or linear-attention layers, whose state would leak between packed rows."
     if kind in _SINKS:
         return "it has attention sinks, which the attention over packed rows does not compute."
-    if layers - _SEEN_LAYERS and kind in TRIED:
+    if layers - _SEEN_LAYERS:
         return f"its layers are of kinds {sorted(layers - _SEEN_LAYERS)}; expected {sorted(_SEEN_LAYERS)}."
     for name in _SCALED_LOGITS:
         if settings.get(name) not in (None, 1, 1.0):

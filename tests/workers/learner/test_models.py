@@ -45,6 +45,8 @@ def test_tried_architectures_pass(tmp_path, family):
         ("kimi_linear", {}, "state-space"),
         ("lfm2", {}, "state-space"),
         ("gpt_oss", {}, "attention sinks"),
+        ("llama4_text", {}, r"its layers are of kinds \['chunked_attention'\]"),
+        ("qwen3", {"layer_types": ["chunked_attention"], "num_hidden_layers": 1}, "its layers are of kinds"),
         ("gpt2", {}, r"(attn|embd|resid)_pdrop=0\.1 would make"),
         ("llama", {"attention_dropout": 0.1}, r"attention_dropout=0\.1 would make.*Set it to 0"),
         ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
