@@ -143,7 +143,9 @@ class PolicyWeight:
         if self.adapter is None:
             return base
         a, b, scale = self.adapter
-        return torch.addmm(base.float(), b.data.float(), a.data.float(), alpha=scale).to(base.dtype)
+        # The small factor is scaled, and the weight added in place: one more tensor of its size, in float32.
+        whole = (b.data.float() * scale) @ a.data.float()
+        return whole.add_(base).to(base.dtype)
 
 
 def policy_weights(module: nn.Module) -> dict[str, PolicyWeight]:

@@ -28,6 +28,7 @@ class LearnerWorker:
         """Take a place in the group; nothing is loaded yet."""
         self._rank = rank
         self._config = config
+        self._staged: StagedState | None = None
 
     def address(self) -> tuple[str, int]:
         """An address of this process's host that is free to listen on."""
@@ -143,7 +144,7 @@ class LearnerWorker:
 
     def stage(self) -> int:
         """Copy this rank's state to host memory for `write`; returns its bytes. Training waits for this only."""
-        self._staged: StagedState | None = self._state.stage()
+        self._staged = self._state.stage()
         return self._staged.size
 
     @ray.method(concurrency_group="checkpoint")

@@ -55,8 +55,8 @@ class RolloutPool:
     def awaited(self) -> dict[str, list[int]]:
         """Groups that are not finished, by the engine that samples them; of a generation that broke off, the last."""
         found: dict[str, list[int]] = {}
-        for group in sorted({(place, group) for (group, _), place in self._awaited.items()}):
-            found.setdefault(_name(group[0]), []).append(group[1])
+        for place, group in sorted({(place, group) for (group, _), place in self._awaited.items()}):
+            found.setdefault(_name(place), []).append(group)
         return found
 
     async def generate(self, tasks: Sequence[RolloutTask]) -> AsyncIterator[list[Rollout]]:
