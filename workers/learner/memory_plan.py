@@ -12,11 +12,10 @@ from typing import Any
 import torch
 
 from workers.learner.config import OffloadDevice
+from workers.learner.engine import REDUCE_BUCKET_ELEMENTS
+from workers.weights.buckets import BUCKET_BYTES
 
 MIB, GIB = 2**20, 2**30
-
-SYNC_BUCKET_BYTES = 64 * MIB
-"""Weights that travel to the engines in one broadcast."""
 
 MAX_LIVE_ELEMENTS, PREFETCH_ELEMENTS = 1_000_000_000, 50_000_000
 """Weights that DeepSpeed keeps gathered for their next use, and fetches ahead, unless told otherwise."""
@@ -132,7 +131,7 @@ class MemoryInputs:
     """Token vectors beyond it go to host memory, on a GPU."""
     max_live_elements: int = MAX_LIVE_ELEMENTS
     prefetch_elements: int = PREFETCH_ELEMENTS
-    reduce_bucket_elements: int = 50_000_000
+    reduce_bucket_elements: int = REDUCE_BUCKET_ELEMENTS
     kv_cache_bytes: int = GIB
     object_store_bytes: int = 256 * MIB
     learner_process_bytes: int = 1_000 * MIB
@@ -300,7 +299,7 @@ def _learner_parts(inputs: MemoryInputs) -> Iterable[Part]:
         min(model.parameters, model.largest_group) * working if gathers else 0,
         (Phase.sync,),
     )
-    yield Part("transfer buffer", max(SYNC_BUCKET_BYTES, largest * working), (Phase.sync,))
+    yield Part("transfer buffer", max(BUCKET_BYTES, largest * working), (Phase.sync,))
 
 
 def _credit_parts(inputs: MemoryInputs) -> Iterable[Part]:
@@ -326,7 +325,7 @@ def _engine_parts(inputs: MemoryInputs) -> Iterable[Part]:
         yield Part("CUDA and NCCL", inputs.gpu_process_bytes)
     yield Part("weights", model.parameters * working)
     yield Part("KV cache", inputs.kv_cache_bytes)
-    yield Part("transfer buffer", max(SYNC_BUCKET_BYTES, model.largest_parameter * working), (Phase.sync,))
+    yield Part("transfer buffer", max(BUCKET_BYTES, model.largest_parameter * working), (Phase.sync,))
 
 
 def _place(device: OffloadDevice) -> Place:

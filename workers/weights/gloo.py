@@ -30,9 +30,9 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from workers.weights.buckets import buckets
+
 BACKEND = "gloo"
-BUCKET_BYTES = 64 * 2**20
-"""Weights that travel in one broadcast; bounds the extra memory on both sides."""
 
 
 @dataclass
@@ -67,21 +67,6 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     world_size: int
     """Engines plus the sender."""
     timeout_s: float
-
-
-def buckets(metadata: list[ParamMeta]) -> Iterator[list[ParamMeta]]:
-    """Cut the stream into runs of one dtype and at most `BUCKET_BYTES` (a larger weight gets a bucket of its own)."""
-    bucket: list[ParamMeta] = []
-    size = 0
-    for meta in metadata:
-        meta_bytes = torch.Size(meta.shape).numel() * meta.dtype.itemsize
-        if bucket and (meta.dtype != bucket[0].dtype or size + meta_bytes > BUCKET_BYTES):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append(meta)
-        size += meta_bytes
-    if bucket:
-        yield bucket
 
 
 def _join(address: str, port: int, rank: int, world_size: int, timeout_s: float) -> ProcessGroup:
