@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,6 @@ REDUCE_BUCKET_ELEMENTS = 50_000_000
 
 def join_ranks(*, rank: int, world_size: int, address: str, port: int, timeout_s: float) -> None:
     """Make this process a rank of the learner group, over gloo."""
-    from datetime import timedelta
-
     import deepspeed
 
     # DeepSpeed would compile a shared-memory collective here, which needs a C++ compiler and half a minute.

@@ -132,11 +132,6 @@ class LearnerGroup:
         """Write the policy in Hugging Face format."""
         await self._all("export", "export", str(folder), within_s=self._deadlines.checkpoint_s)
 
-    async def weights_hash(self) -> str:
-        """Hash of all weights."""
-        hashes = await self._all("weights hash", "weights_hash", within_s=self._deadlines.checkpoint_s)
-        return str(hashes[0])
-
     async def _free_address(self) -> tuple[str, int]:
         addresses: list[tuple[str, int]] = await self._all(
             "learner start-up", "address", within_s=self._deadlines.start_s

@@ -1,6 +1,5 @@
 """A learner rank as a process: group membership, weight sync, checkpoints, and the update itself."""
 
-import hashlib
 import os
 import socket
 from collections.abc import Sequence
@@ -178,27 +177,16 @@ class LearnerWorker:
 
         With LoRA the weights include the adapter, which is also in the folder `adapter`, as peft keeps it.
         """
+        from workers.weights.source import Zero3Source
+
         adapter = whole_adapter(self._causal_lm) if self._config.lora.rank else {}
-        weights = {name: weight.detach().clone() for name, weight in self._whole_weights() if self._rank == 0}
+        weights = {name: weight.detach().clone() for name, weight in Zero3Source(self._causal_lm) if self._rank == 0}
         if self._rank == 0:
             Path(folder).mkdir(parents=True, exist_ok=True)
             self._causal_lm.save_pretrained(folder, state_dict=weights)
             self._tokenizer.save_pretrained(folder)
             if adapter:
                 save_adapter(self._causal_lm, adapter, Path(folder) / "adapter")
-
-    def weights_hash(self) -> str:
-        """SHA-256 over names and bytes of all weights: equal hashes are equal policies."""
-        digest = hashlib.sha256()
-        for name, weight in self._whole_weights():
-            digest.update(name.encode())
-            digest.update(weight.detach().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    def _whole_weights(self) -> Any:
-        from workers.weights.source import Zero3Source
-
-        return Zero3Source(self._causal_lm)
 
 
 def learner_environment(config: LearnerConfig) -> dict[str, str]:

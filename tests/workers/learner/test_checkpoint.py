@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from delta.errors import CheckpointError, StorageError
 from tests.workers.learner.ranks import run_ranks
 from tests.workers.learner.test_engine import loss_of, micro_batch
-from tests.workers.learner.test_partition_invariance import UPDATES, random_groups, start, stop
+from tests.workers.learner.test_partition_invariance import UPDATES, random_groups, start, stop, weights_hash
 from workers.files import digest
 from workers.learner.checkpoint import (
     LEARNER,
@@ -95,13 +95,13 @@ def test_state_survives_ranks_and_is_that_of_the_moment_it_was_taken(ray_cluster
         learners = await start(model_path, config(2), mismatch_limit=10)
         try:
             await learners.update(groups, policy_version=0)
-            before = await learners.weights_hash()
+            before = await weights_hash(learners)
             size = await learners.stage()
             assert size == await learners.checkpoint_bytes() + 2 * torch.get_rng_state().nbytes
             report, files = await asyncio.gather(
                 learners.update(groups, policy_version=0), learners.write(tmp_path / "two")
             )
-            return before, await learners.weights_hash(), learned(report.metrics), files
+            return before, await weights_hash(learners), learned(report.metrics), files
         finally:
             stop(learners)
 
@@ -109,12 +109,12 @@ def test_state_survives_ranks_and_is_that_of_the_moment_it_was_taken(ray_cluster
         """A fresh group takes the state over, and trains the same batch again."""
         learners = await start(model_path, config(ranks, **changes), mismatch_limit=10)
         try:
-            fresh = await learners.weights_hash()
+            fresh = await weights_hash(learners)
             await learners.load(source)
-            loaded = await learners.weights_hash()
+            loaded = await weights_hash(learners)
             assert fresh != loaded
             report = await learners.update(groups, policy_version=0)
-            return loaded, await learners.weights_hash(), learned(report.metrics)
+            return loaded, await weights_hash(learners), learned(report.metrics)
         finally:
             stop(learners)
 
@@ -140,9 +140,9 @@ def test_before_the_first_update_there_is_a_state_too_and_another_models_is_refu
         try:
             await learners.stage()
             await learners.write(tmp_path)
-            before = await learners.weights_hash()
+            before = await weights_hash(learners)
             await learners.load(tmp_path)
-            assert await learners.weights_hash() == before
+            assert await weights_hash(learners) == before
             index = json.loads((tmp_path / LEARNER / "state.json").read_text())
             assert index["optimizer_step"] == 0
             index["shapes"]["model.norm.weight"] = [65]
