@@ -141,6 +141,7 @@ def test_packed_rows_are_there_once_in_equally_many_micro_batches(ranks: int, se
 def test_packing_counts_tokens_and_no_pads() -> None:
     # 60 + 30 fits into 100 tokens, though the rectangle 2 * 60 does not.
     assert split([60, 30], budget=100, packed=True).micro_batches == ((((0, 1),),),)
+    assert split([50, 50], budget=100, packed=True).micro_batches == ((((0, 1),),),)
 
 
 def test_packing_wastes_little_of_the_budget() -> None:
@@ -156,6 +157,12 @@ def test_packed_micro_batches_that_run_side_by_side_cost_alike() -> None:
     for side_by_side in zip(*ranks, strict=True):
         tokens = [sum(lengths[row] for row in rows) for rows in side_by_side]
         assert max(tokens) - min(tokens) <= 50
+
+
+def test_packed_micro_batches_are_dealt_by_cost_and_back_and_forth() -> None:
+    # Costs 90, 40 + 30, 60 and 50: like beside like, and who had the dearer of a pair gets the cheaper of the next.
+    partition = split([90, 60, 50, 40, 30], ranks=2, budget=100, packed=True)
+    assert partition.micro_batches == ((((0,), (2,)), ((3, 4), (1,))),)
 
 
 def test_giant_rows_have_micro_batches_of_their_own_and_make_no_empty_ones() -> None:
