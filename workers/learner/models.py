@@ -79,18 +79,17 @@ def refusal(settings: Mapping[str, Any], *, composite: bool) -> str | None:
         return "its weights are quantised, and gradients need them whole. Use the original in float32 or bfloat16."
     if settings.get("is_encoder_decoder"):
         return "it is an encoder-decoder, and the learner runs decoders only."
-    if composite or settings.get("vision_config") or settings.get("audio_config"):
+    if composite:
         return (
             "it wraps other models (images, sound), and prompts here are text. Use the text model alone, if it is "
             "published as a causal language model."
         )
-    layers = set(settings.get("layer_types") or ())
-    if kind in _RECURRENT or any("linear" in layer or layer in ("conv", "mamba", "recurrent") for layer in layers):
+    if kind in _RECURRENT:
         return "it has state-space, convolution or linear-attention layers, whose state would leak between packed rows."
     if kind in _SINKS:
         return "it has attention sinks, which the attention over packed rows does not compute."
-    if layers - _SEEN_LAYERS:
-        return f"its layers are of kinds {sorted(layers - _SEEN_LAYERS)}; expected {sorted(_SEEN_LAYERS)}."
+    if others := set(settings.get("layer_types") or ()) - _SEEN_LAYERS:
+        return f"its layers are of kinds {sorted(others)}; expected {sorted(_SEEN_LAYERS)}."
     for name in _SCALED_LOGITS:
         if settings.get(name) not in (None, 1, 1.0):
             return (
