@@ -1,6 +1,7 @@
 """LoRA on real ZeRO-3 ranks and a real engine: adapters alone are trained, and everybody else sees whole weights."""
 
 import asyncio
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from delta.credit import UniformConfig
+from delta.data.micro_batch import MicroBatch
 from delta.errors import ConfigError
 from delta.losses import RegularizationConfig
 from delta.types import RolloutGroup
@@ -30,7 +32,8 @@ from workers.deadlines import DeadlinesConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.group import LearnerGroup
 from workers.learner.learner import AlgorithmConfig
-from workers.learner.lora import LoraConfig, adapter_parameters, add_adapters, policy_weights
+from workers.learner.lora import FirstPolicy, LoraConfig, adapter_parameters, add_adapters, policy_weights
+from workers.learner.policy import Policy
 from workers.rollout.config import RolloutConfig
 from workers.rollout.pool import RolloutPool
 
@@ -84,6 +87,27 @@ def test_whole_weights_are_what_the_adapted_model_computes(rank_and_alpha):
     merged.load_state_dict({name: weight.value() for name, weight in policy_weights(model).items()}, strict=False)
     assert np.abs(probe_log_probs(merged) - before).max() > 0.1
     np.testing.assert_allclose(probe_log_probs(merged), probe_log_probs(model), atol=1e-5)
+
+
+def test_the_reference_is_the_policy_without_its_adapters_which_come_back():
+    policy = Policy(tiny_model("qwen2", tied=True), temperature=1.0)
+    row = MicroBatch(
+        token_ids=torch.tensor([PROBE[:-1]]),
+        predictors=torch.arange(len(PROBE) - 1),
+        targets=torch.tensor(PROBE[1:]),
+        row_lengths=(len(PROBE) - 1,),
+    )
+    first = policy(row).log_probs.detach()
+    add_adapters(policy.causal_lm, LoraConfig(rank=4), model_path="here")
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if ".lora_B." in name:
+                parameter.normal_(std=0.1)
+    adapted = policy(row).log_probs.detach()
+    assert (adapted - first).abs().max() > 0.1
+    reference = FirstPolicy(torch.nn.Sequential(OrderedDict(module=policy)))  # as much of an engine as it asks for
+    assert torch.equal(reference(row).log_probs, first)
+    assert torch.equal(policy(row).log_probs, adapted)
 
 
 @pytest.mark.parametrize(
