@@ -27,7 +27,7 @@ class VerdictCache:
         """Remember up to `size` verdicts; 0 for none, then every answer is scored."""
         self._size = size
         self._known: OrderedDict[bytes, Verdict] = OrderedDict()
-        self._pending: dict[bytes, asyncio.Future[Verdict]] = {}
+        self._pending: dict[bytes, asyncio.Future[Verdict | None]] = {}
         self.hits = 0
         """Verdicts given without scoring."""
 
@@ -36,35 +36,47 @@ class VerdictCache:
         if self._size == 0:
             return await score(samples)
         keys = [content_key(sample) for sample in samples]
-        fresh: dict[bytes, Sample] = {}
-        for key, sample in zip(keys, samples, strict=True):
-            if key not in self._known and key not in self._pending:
-                self._pending[key] = asyncio.get_running_loop().create_future()
-                fresh[key] = sample
-        awaited = {key: self._pending[key] for key in keys if key in self._pending}
-        found = {key: self._known[key] for key in keys if key in self._known}
-        if fresh:
-            await self._score(fresh, score)
-        for key, future in awaited.items():
-            found[key] = await future
-        self.hits += len(samples) - len(fresh)
+        left = dict(zip(keys, samples, strict=True))
+        found: dict[bytes, Verdict] = {}
+        scored: dict[bytes, Sample] = {}
+        while left:  # again, when a call that we waited for was cancelled: its answers are ours then
+            found |= {key: self._known[key] for key in left if key in self._known}
+            awaited = {key: self._pending[key] for key in left if key in self._pending}
+            fresh = {key: sample for key, sample in left.items() if key not in found and key not in awaited}
+            if fresh:
+                found |= await self._score(fresh, score)
+                scored |= fresh
+            for key, future in awaited.items():
+                verdict = await asyncio.shield(future)  # our own cancellation is not that of all who wait
+                if verdict is not None:
+                    found[key] = verdict
+            left = {key: sample for key, sample in left.items() if key not in found}
+        self.hits += len(samples) - len(scored)
         return [
-            found[key] if fresh.pop(key, None) is not None else replace(found[key], seconds=0.0, queue_seconds=0.0)
+            found[key] if scored.pop(key, None) is not None else replace(found[key], seconds=0.0, queue_seconds=0.0)
             for key in keys
         ]
 
-    async def _score(self, fresh: dict[bytes, Sample], score: Score) -> None:
+    async def _score(self, fresh: dict[bytes, Sample], score: Score) -> dict[bytes, Verdict]:
+        """Score and remember; who waits gets the verdict, the error, or None when this call is cancelled."""
+        loop = asyncio.get_running_loop()
+        self._pending |= {key: loop.create_future() for key in fresh}
+        verdicts: dict[bytes, Verdict] = {}
         try:
-            verdicts = await score(list(fresh.values()))
-        except BaseException as error:  # also when cancelled: who waits for an equal answer must hear of it
+            verdicts = dict(zip(fresh, await score(list(fresh.values())), strict=True))
+        except Exception as error:
+            for key in fresh:
+                self._pending[key].set_exception(error)
+                self._pending[key].exception()  # nobody has to be waiting
+            raise
+        finally:
             for key in fresh:
                 future = self._pending.pop(key)
-                future.set_exception(error if isinstance(error, Exception) else asyncio.CancelledError())
-                future.exception()  # nobody has to be waiting
-            raise
-        for key, verdict in zip(fresh, verdicts, strict=True):
-            self._pending.pop(key).set_result(verdict)
+                if not future.done():
+                    future.set_result(verdicts.get(key))
+        for key, verdict in verdicts.items():
             if verdict.outcome.is_judgement:
                 self._known[key] = verdict
                 if len(self._known) > self._size:
                     self._known.popitem(last=False)
+        return verdicts

@@ -104,6 +104,51 @@ def test_a_failure_reaches_everybody_who_waits_and_is_not_remembered():
     assert asyncio.run(use()) == ([LookupError] * 3, "a")
 
 
+def cancelled_while_others_wait(which: int):
+    """Three calls for the same answers, of which the one at place `which` is cancelled before any is scored."""
+
+    async def use():
+        cache, score = VerdictCache(10), FakeScore()
+        score.gate.clear()
+        calls = [asyncio.create_task(cache.score(samples("ab"), score)) for _ in range(3)]
+        await asyncio.sleep(0)
+        calls[which].cancel()
+        await asyncio.sleep(0)
+        score.gate.set()
+        found = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+        assert isinstance(found.pop(which), asyncio.CancelledError)
+        return [details(verdicts) for verdicts in found], score.asked, cache.hits, cache._pending
+
+    return asyncio.run(use())
+
+
+def test_who_waits_for_a_call_that_is_cancelled_takes_over():
+    found, asked, hits, pending = cancelled_while_others_wait(0)
+    assert found == ["ab", "ab"]
+    assert asked == [["a", "b"], ["a", "b"]]
+    assert (hits, pending) == (2, {})
+
+
+def test_who_is_cancelled_while_waiting_disturbs_nobody():
+    found, asked, hits, pending = cancelled_while_others_wait(1)
+    assert found == ["ab", "ab"]
+    assert asked == [["a", "b"]]
+    assert (hits, pending) == (2, {})
+
+
+def test_a_wrong_number_of_verdicts_leaves_nobody_waiting():
+    async def none_at_all(asked):
+        await asyncio.sleep(0)
+        return []
+
+    async def use():
+        cache = VerdictCache(10)
+        calls = [cache.score(samples("a"), none_at_all) for _ in range(2)]
+        return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 10)
+
+    assert [type(error) for error in asyncio.run(use())] == [ValueError, ValueError]
+
+
 PLAIN = Sample("r", "1")
 
 
