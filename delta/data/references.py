@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from delta.types import FunctionTests, PluginAnswer, Reference, StdioCase, StdioTests
@@ -69,6 +70,19 @@ def _code_tests(row: Mapping[str, Any]) -> FunctionTests | StdioTests:
     return StdioTests(tuple(_case(case, place) for place, case in enumerate(tests)))
 
 
+_SAME = """\
+def _same(found, expected):  # as ==, but not-a-number is what was expected where that is expected
+    if isinstance(expected, float) and expected != expected:
+        return isinstance(found, float) and found != found
+    if isinstance(expected, list):
+        return isinstance(found, list) and len(found) == len(expected) and all(map(_same, found, expected))
+    if isinstance(expected, dict):
+        keys = isinstance(found, dict) and found.keys() == expected.keys()
+        return keys and all(_same(found[key], expected[key]) for key in expected)
+    return found == expected
+"""
+
+
 def _calls(name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> FunctionTests:
     """Calls and their results as the asserts that they mean."""
     if not name.isidentifier():
@@ -77,8 +91,22 @@ def _calls(name: str, inputs: Sequence[Any], outputs: Sequence[Any]) -> Function
     for arguments, output in zip(inputs, outputs, strict=True):
         if not isinstance(arguments, list):
             raise ValueError(f"tests.inputs holds {_short(arguments)}. Expected a list of arguments for every call.")
-        lines.append(f"assert {name}(*{arguments!r}) == {output!r}")
+        call, has_nan = f"{name}(*{arguments!r})", any(map(math.isnan, _floats(output)))
+        lines.append(f"assert _same({call}, {output!r})" if has_nan else f"assert {call} == {output!r}")
+    if any(map(math.isnan, _floats(outputs))):
+        lines.insert(0, _SAME)
+    if not all(map(math.isfinite, _floats([inputs, outputs]))):  # JSON's NaN and Infinity, which Python writes so
+        lines.insert(0, "from math import inf, nan")
     return FunctionTests("\n".join(lines), name)
+
+
+def _floats(value: Any) -> Iterator[float]:
+    """All floats in a JSON value."""
+    if isinstance(value, float):
+        yield value
+    elif isinstance(value, list | Mapping):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _floats(item)
 
 
 def _case(case: Any, place: int) -> StdioCase:

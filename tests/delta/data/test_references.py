@@ -1,6 +1,7 @@
 """What a row says about scoring is read in one place, and written back the same."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -75,6 +76,26 @@ def test_calls_with_arguments_become_asserts_that_hold_for_the_right_function(in
     exec(reference.source, {"join": lambda *arguments: list(arguments)})
     with pytest.raises(AssertionError):
         exec(reference.source, {"join": lambda *arguments: arguments})
+
+
+ODD = [math.nan, math.inf, -math.inf, [1.0, {"a": [math.nan]}], {"b": math.inf}, 0.0, ["nan"]]
+
+
+@pytest.mark.parametrize("output", ODD, ids=str)
+def test_results_that_are_not_finite_are_expected_as_they_are(output):
+    tests = json.dumps({"fn_name": "get", "inputs": [[1], [2]], "outputs": [output, 5]})
+    reference = parse_reference({"tests": tests})
+    exec(reference.source, {"get": {1: json.loads(json.dumps(output)), 2: 5}.get})
+    for other in (*ODD, 5, None, [], {}, [math.nan], [1.0, {"a": []}], [1.0, {"c": [math.nan]}]):
+        if str(other) != str(output):
+            with pytest.raises(AssertionError):
+                exec(reference.source, {"get": {1: other, 2: 5}.get})
+
+
+@pytest.mark.parametrize("argument", ODD, ids=str)
+def test_arguments_that_are_not_finite_are_given_as_they_are(argument):
+    tests = json.dumps({"fn_name": "written", "inputs": [[argument]], "outputs": [str(argument)]})
+    exec(parse_reference({"tests": tests}).source, {"written": str})
 
 
 def test_source_that_begins_with_a_bracket_is_source():

@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501  a program is a line
 
+import math
 import os
 import signal
 import subprocess
@@ -11,12 +12,16 @@ from pathlib import Path
 
 import pytest
 
+from delta.data.references import parse_reference
 from delta.types import FunctionTests, Outcome
 from tests.conftest import ROOT
 from tests.workers.verifier.code.conftest import GOOD, TESTS, config, left_behind, needs_bubblewrap
 from workers.verifier.code import CodeConfig, CodeJudge, SandboxMode
 from workers.verifier.code.examiner import undefined_names
 from workers.verifier.code.sandbox import descendants
+
+LIAR = "type('Yes', (float,), {'__eq__': lambda s, o: True, '__ne__': lambda s, o: True})()"
+"""Of a float that claims to equal everything and nothing."""
 
 PASSES = {
     "plain values": ("def f(*a, **k): return [a, k]", "assert f(1, [2.5], x={'a': (None,)}) == [(1, [2.5]), {'x': {'a': (None,)}}]"),
@@ -169,6 +174,15 @@ def test_a_failure_has_its_outcome_and_a_reason(judge: CodeJudge, name: str):
     verdict = judge.judge(program, FunctionTests(tests, "total" if program == GOOD else "f"))
     assert (verdict.outcome, verdict.reward) == (outcome, 0.0), verdict.detail
     assert reason in verdict.detail
+
+
+@pytest.mark.parametrize("result", ["nan", "[-inf, {'a': nan}]", "inf"])
+def test_calls_of_a_data_file_may_expect_what_is_not_finite(judge: CodeJudge, result: str):
+    expected = eval(result, {"nan": math.nan, "inf": math.inf})
+    tests = parse_reference({"tests": {"fn_name": "f", "inputs": [[math.inf]], "outputs": [expected]}})
+    for returned, outcome in ((result, Outcome.correct), *((other, Outcome.wrong) for other in ("-1", "[]", LIAR))):
+        verdict = judge.judge(f"import math\ndef f(x, inf=math.inf, nan=math.nan): return {returned}", tests)
+        assert verdict.outcome is outcome, verdict.detail
 
 
 def test_the_deadline_counts_from_the_start_of_the_program(judge: CodeJudge):
