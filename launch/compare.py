@@ -23,11 +23,11 @@ from rich.markup import escape
 from rich.table import Table
 from yaml import YAMLError  # type: ignore[import-untyped]
 
-from delta.errors import DataError, DeltaError, StorageError
+from delta.errors import DataError, StorageError
+from launch.command import errors_explained
 from launch.statistics import WINDOW, Estimate, Method, Run, estimate, running_mean, summarize, unequal
 from workers.controller.metrics import JsonLines
 
-EXIT_USER_ERROR = 2
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9", "#882255")
 """Distinct to colour-blind readers: Okabe and Ito's, with wine for the yellow that white paper swallows."""
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 3)))
@@ -300,12 +300,9 @@ in config.yaml, else the name of the folder above it. Runs that are not complete
     parser.add_argument("--threshold", type=float, default=0.8, help="reward to reach (default: %(default)s)")
     parser.add_argument("--baseline", metavar="METHOD", help="method to subtract (default: dapo, if there is one)")
     options = parser.parse_args(arguments)
-    try:
+    with errors_explained():
         comparison = compare(options.folders, threshold=options.threshold, baseline=options.baseline)
         write(comparison, options.folders[0])
-    except DeltaError as error:
-        sys.stderr.write(f"\nerror: {error}\n")
-        sys.exit(EXIT_USER_ERROR)
     console = Console(width=None if sys.stdout.isatty() else 140)  # a pipe has no width: do not fold the table for it
     show(comparison, console)
     console.print(f"comparison.json, comparison.md, comparison.png: in {options.folders[0]}", markup=False)

@@ -13,12 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from delta.errors import CheckpointError, ConfigError, DeltaError, ModelError, StorageError
+from delta.errors import CheckpointError, ConfigError, ModelError, StorageError
+from launch.command import errors_explained
 from workers.controller.checkpoints import Manifest, find_checkpoint, read_manifest
 from workers.learner.lora import LoraConfig
-
-EXIT_USER_ERROR = 2
-"""Something the user can mend; the message says what."""
 
 
 def export(source: Path, target: Path, *, base: str | None = None) -> Path:
@@ -144,11 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    try:
+    with errors_explained():
         checkpoint = export(options.source, options.target, base=options.base)
-    except DeltaError as error:
-        sys.stderr.write(f"\nerror: {error}\n")
-        sys.exit(EXIT_USER_ERROR)
     sys.stdout.write(f"{checkpoint} -> {options.target}\n")
 
 

@@ -4,40 +4,22 @@ Composes the configuration, checks everything that can be checked without starti
 and hands over to the controller. The heavy imports wait until the configuration is known to be good.
 """
 
+import asyncio
 import os
+import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import cast
 
-import hydra
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from delta.errors import ConfigError, DeltaError, ExhaustedError
-from launch.overrides import check_overrides
-from launch.schema import register
+from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED, run_configured
 from workers.controller.config import TrainConfig
 from workers.signals import Ended, end_on_signals
-
-EXIT_USER_ERROR = 2
-"""Something the user can mend; the message says what."""
-
-EXIT_INTERRUPTED = 130
-"""Ended by Ctrl-C; the run folder holds a checkpoint."""
-
-EXIT_PREEMPTED = 75
-"""Ended by SIGTERM or SIGUSR1: start me again. (`EX_TEMPFAIL` of sysexits.h; schedulers can requeue on it.)"""
-
-EXIT_FAULT = 71
-"""A process of the run died or hung, more often than `faults.max_restarts`. (`EX_OSERR`.)"""
-
-register()
 
 
 def train(config: TrainConfig, settings: DictConfig) -> int:
     """One run, with its files; the exit code."""
-    import asyncio
-
     from launch import report
     from launch.preflight import check, prepare
     from workers.cluster import local_cluster
@@ -79,18 +61,7 @@ def _exit_code(number: signal.Signals) -> int:
 def _again(run_dir: Path) -> str:
     """The command that continues this run."""
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith(("run_dir=", "resume="))]
-    return " ".join(["delta-train", *overrides, f"run_dir={run_dir}"])
-
-
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
-def _main(settings: DictConfig) -> None:
-    try:
-        config = cast("TrainConfig", OmegaConf.to_object(settings))
-    except ValueError as error:  # raised by the range checks of the config dataclasses
-        raise ConfigError(str(error)) from error
-    code = train(config, settings)
-    if code:
-        sys.exit(code)
+    return shlex.join(["delta-train", *overrides, f"run_dir={run_dir}"])
 
 
 def main() -> None:
@@ -99,17 +70,9 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach the handlers below instead of Hydra's own
     end_on_signals()
     try:
-        check_overrides(sys.argv[1:], config_name="train")
-        _main()
-    except ExhaustedError as error:
-        sys.stderr.write(f"\nerror: {error}\n")
-        sys.exit(EXIT_FAULT)
-    except DeltaError as error:
-        sys.stderr.write(f"\nerror: {error}\n")
-        sys.exit(EXIT_USER_ERROR)
+        run_configured(train, config_name="train")
     except Ended as ended:
         sys.stderr.write(f"\ninterrupted by {ended.signal.name} while there was nothing to save.\n")
         sys.exit(_exit_code(ended.signal))

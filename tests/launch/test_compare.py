@@ -9,6 +9,7 @@ from rich.console import Console
 
 from delta.errors import DataError
 from launch import compare
+from launch.command import EXIT_USER_ERROR
 
 STEPS = 12
 REWARDS = {"dapo": [0.2, 0.4, 0.6, 0.8], "delta": [0.5, 0.8, 0.9, 1.0]}
@@ -59,7 +60,7 @@ def compared(*roots: Path, threshold: float = 0.75, baseline: str | None = None)
 def failure(arguments: list[str], capsys) -> str:
     with pytest.raises(SystemExit) as ended:
         compare.main(arguments)
-    assert ended.value.code == compare.EXIT_USER_ERROR == 2
+    assert ended.value.code == EXIT_USER_ERROR == 2
     return capsys.readouterr().err
 
 

@@ -99,6 +99,6 @@ def test_the_whole_configuration_can_be_shown(train: Train):
 @pytest.mark.parametrize("command", ["train", "verify"])
 def test_a_configuration_is_read_before_anything_heavy_is_imported(command):
     heavy = {"ray", "vllm", "deepspeed", "transformers", "peft", "torch._dynamo"}
-    program = f"import sys, launch.{command}; print(sorted({heavy} & sys.modules.keys()))"
+    program = f"import sys, launch.{command}, launch.overrides; print(sorted({heavy} & sys.modules.keys()))"
     shown = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
     assert shown.stdout == "[]\n"
