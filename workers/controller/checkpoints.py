@@ -1,10 +1,11 @@
 """Checkpoints on disk: written beside, published by a rename, never half there; read only if they are whole."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ FORMAT = 3
 """Raised when the layout changes; older and newer ones are refused by number."""
 
 MANIFEST = "manifest.json"
+
+NONE_WHOLE = "No whole checkpoint is before it: mend it from a copy, or choose another run_dir to start anew."
 
 SPARE_BYTES = 2**20
 """Room for what is not a tensor: manifest, metrics."""
@@ -90,18 +93,15 @@ class CheckpointStore:
         Raises:
             StorageError: The manifest cannot be written.
         """
-        final = self._folder / f"step-{manifest.step:06d}"
+        final = self.place_of(manifest.step)
         try:
             (draft / MANIFEST).write_text(_sealed(manifest), encoding="utf-8")
             force_to_disk(draft / MANIFEST)
             force_to_disk(draft)
-            if final.exists():  # out of the way first: a rename cannot replace a folder that has files
-                final.rename(self._folder / f".writing-replaced-{manifest.step:06d}")
-            draft.rename(final)
+            draft.rename(final)  # fails on a folder with files: a checkpoint is never replaced, so it is always there
             force_to_disk(self._folder)
         except OSError as error:
             raise self.storage_error(error) from error
-        shutil.rmtree(self._folder / f".writing-replaced-{manifest.step:06d}", ignore_errors=True)
         for old in self.published()[: -self._keep]:
             # Renamed first, so that an interrupted deletion leaves no checkpoint with holes.
             doomed = old.with_name(f".writing-deleted-{old.name}")
@@ -130,28 +130,40 @@ class CheckpointStore:
                 f"The newest whole one before it is {before}: add resume=last_good to go on from that; what is newer "
                 "is set aside, not deleted."
                 if before is not None
-                else "No whole checkpoint is before it: mend it from a copy, or choose another run_dir to start anew."
+                else NONE_WHOLE
             )
             raise CheckpointError(f"{error} {way_out}") from error
 
-    def set_aside_damaged(self) -> list[str]:
-        """Rename what is newer than the newest whole checkpoint, so that the run goes on from that; says what.
+    def last_good(self, *, checksums: bool = True, say: Callable[[str], None]) -> tuple[Path, Manifest] | None:
+        """The newest whole checkpoint, None if there is none at all; what is newer is renamed, and `say` is told.
+
+        Args:
+            checksums: As for `latest`; each checkpoint is read once.
+            say: Told what is wrong with each damaged one, and where it is now.
 
         Raises:
             CheckpointError: No checkpoint is whole, although there are some.
         """
-        published = self.published()
-        newest = _newest_whole(published, checksums=True)
-        if published and newest is None:
-            self.latest()  # raises, and says what is wrong
-        notes = []
-        for damaged in published[published.index(newest) + 1 :] if newest is not None else []:
-            reason = _trouble(damaged)
-            place = damaged.with_name(f"damaged-{damaged.name}")
-            shutil.rmtree(place, ignore_errors=True)
-            damaged.rename(place)
-            notes.append(f"{reason} It is set aside as {place}.")
-        return notes
+        damaged: list[tuple[Path, CheckpointError]] = []
+        for checkpoint in reversed(self.published()):
+            try:
+                found = checkpoint, read_manifest(checkpoint, checksums=checksums)
+            except CheckpointError as error:
+                damaged.append((checkpoint, error))
+                continue
+            for path, trouble in damaged:
+                place = path.with_name(f"damaged-{path.name}")
+                shutil.rmtree(place, ignore_errors=True)
+                path.rename(place)
+                say(f"{trouble} It is set aside as {place}.")
+            return found
+        if damaged:
+            raise CheckpointError(f"{damaged[0][1]} {NONE_WHOLE}") from damaged[0][1]
+        return None
+
+    def place_of(self, step: int) -> Path:
+        """Where the complete checkpoint of `step` is, or would be."""
+        return self._folder / f"step-{step:06d}"
 
     def published(self) -> list[Path]:
         """The complete checkpoints, oldest first; nothing of them is checked."""
@@ -235,13 +247,8 @@ def _checksum(fields: Mapping[str, Any]) -> str:
 
 
 def _newest_whole(checkpoints: list[Path], *, checksums: bool) -> Path | None:
-    return next((path for path in reversed(checkpoints) if not _trouble(path, checksums=checksums)), None)
-
-
-def _trouble(checkpoint: Path, *, checksums: bool = True) -> str:
-    """What is wrong with a checkpoint, in words; empty if nothing is."""
-    try:
-        read_manifest(checkpoint, checksums=checksums)
-    except CheckpointError as error:
-        return str(error)
-    return ""
+    for checkpoint in reversed(checkpoints):
+        with contextlib.suppress(CheckpointError):
+            read_manifest(checkpoint, checksums=checksums)
+            return checkpoint
+    return None

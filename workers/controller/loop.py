@@ -200,13 +200,9 @@ class Controller:
     async def _resume(self) -> None:
         """Load the newest checkpoint if there is one, and give engines the learner's policy."""
         self._step, self._taken = 0, 0
+        # Checksums were looked at before anything was started.
         found = await asyncio.to_thread(
-            # Checksums were looked at before anything was started.
-            starting_point,
-            self._config,
-            self._checkpoints,
-            say=self._console.warn,
-            checksums=False,
+            starting_point, self._config, self._checkpoints, say=self._console.warn, checksums=False
         )
         if found is not None:
             folder, manifest = found
@@ -344,10 +340,11 @@ def starting_point(
     Raises:
         CheckpointError: It cannot be used; the message says why and what to do.
     """
-    if config.resume is Resume.last_good:
-        for note in checkpoints.set_aside_damaged():
-            say(note)
-    found = checkpoints.latest(checksums=checksums)
+    found = (
+        checkpoints.last_good(checksums=checksums, say=say)
+        if config.resume is Resume.last_good
+        else checkpoints.latest(checksums=checksums)
+    )
     if found is None and config.resume_from:
         path = find_checkpoint(Path(config.resume_from))
         return path, read_manifest(path, checksums=checksums)

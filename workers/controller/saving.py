@@ -46,22 +46,20 @@ class Saver:
         self._trajectory = trajectory
         self._say = say
         self._writing: asyncio.Task[None] | None = None
-        self._last_step = -1
 
     async def take(self, *, step: int, prompts: int) -> None:
-        """Take the state after `step` steps, once the checkpoint before is out; nothing if it was taken already.
+        """Take the state after `step` steps, once the checkpoint before is out; nothing if it is on the disk already.
 
         Raises:
             StorageError: There is no room for it, or the one before could not be written.
         """
         await self.settle()
-        if step == self._last_step:  # an interruption right after a scheduled checkpoint
+        if self._store.place_of(step).exists():  # an interruption right after a scheduled checkpoint, or a resume
             return
         started = time.perf_counter()
         needed = await self._learners.stage()
         stalled_s = time.perf_counter() - started
         draft = self._store.begin(step, needed=needed)
-        self._last_step = step
         self._writing = asyncio.create_task(self._write(draft, step=step, prompts=prompts, stalled_s=stalled_s))
 
     def check(self) -> None:

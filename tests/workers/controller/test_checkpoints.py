@@ -57,12 +57,15 @@ def test_a_half_written_one_is_never_found_and_is_cleaned_up_by_who_writes_here(
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
 
 
-def test_the_same_step_can_be_written_again(tmp_path):
+def test_a_checkpoint_is_never_replaced(tmp_path):
+    """Between moving the old one away and the new one in there would be none; `Saver` has no need to."""
     store = CheckpointStore(tmp_path, keep=2)
-    write(store, 2)
-    write(store, 2)
+    folder = write(store, 2)
+    before = (folder / "manifest.json").stat().st_ino
+    with pytest.raises(StorageError, match="not empty"):
+        write(store, 2)
+    assert (folder / "manifest.json").stat().st_ino == before
     assert store.latest()[1].step == 2
-    assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
 
 
 def truncate(folder: Path) -> None:
@@ -109,12 +112,15 @@ def test_a_bad_one_is_refused_and_the_newest_whole_one_offered(tmp_path, damage)
     assert seen in str(error.value)
     assert f"{tmp_path / 'step-000002'}: add resume=last_good" in str(error.value)
 
-    notes = store.set_aside_damaged()
+    notes = []
+    folder, manifest = store.last_good(say=notes.append)
+    assert (folder, manifest.step) == (tmp_path / "step-000002", 2)
     assert len(notes) == 2
-    assert seen in notes[1]
+    assert seen in notes[0]
     assert store.latest()[1].step == 2
     assert (tmp_path / "damaged-step-000006").is_dir()
-    assert store.set_aside_damaged() == []  # the same command again goes on, not back
+    assert store.last_good(say=notes.append)[0] == folder  # the same command again goes on, not back
+    assert len(notes) == 2
     assert write(store, 4) == store.latest()[0]
 
 
@@ -130,9 +136,9 @@ def test_without_reading_only_missing_and_cut_files_are_found(tmp_path):
 
 def test_where_none_is_whole_nothing_is_set_aside(tmp_path):
     store = CheckpointStore(tmp_path, keep=2)
-    assert store.set_aside_damaged() == []
+    assert store.last_good(say=pytest.fail) is None
     truncate(write(store, 2))
-    for attempt in (store.latest, store.set_aside_damaged):
+    for attempt in (store.latest, lambda: store.last_good(say=pytest.fail)):
         with pytest.raises(CheckpointError, match="No whole checkpoint is before it"):
             attempt()
     assert (tmp_path / "step-000002").is_dir()
