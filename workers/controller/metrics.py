@@ -52,10 +52,7 @@ class JsonLines:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise StorageError(
-                f"cannot write {self._path}: {error}. Free space or mend the permissions, then start the same command "
-                "again: it goes on from the last checkpoint."
-            ) from error
+            raise self._storage_error(error) from error
 
     def rows(self) -> list[dict[str, Any]]:
         """All whole rows; a last line that a crash cut off is ignored."""
@@ -70,11 +67,27 @@ class JsonLines:
         return rows
 
     def cut(self, *, last_step: int) -> None:
-        """Forget the rows after `last_step`: a resumed run writes them anew."""
+        """Forget the rows after `last_step`, at once or not at all: a resumed run writes them anew.
+
+        Raises:
+            StorageError: The disk is full, or the file cannot be written.
+        """
         if not self._path.exists():
             return
         kept = [row for row in self.rows() if row["step"] <= last_step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        draft = self._path.with_name(f".{self._path.name}.cut")
+        try:
+            draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            draft.replace(self._path)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise self._storage_error(error) from error
+
+    def _storage_error(self, error: OSError) -> StorageError:
+        return StorageError(
+            f"cannot write {self._path}: {error}. Free space or mend the permissions, then start the same command "
+            "again: it goes on from the last checkpoint."
+        )
 
 
 class Tracker:

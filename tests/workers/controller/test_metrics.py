@@ -1,5 +1,6 @@
 """Rows survive crashes and resumes; trackers may fail, the run does not."""
 
+import resource
 import warnings
 
 import pytest
@@ -30,6 +31,23 @@ def test_a_full_disk_is_reported_with_the_way_on(tmp_path):
     (tmp_path / "full").symlink_to("/dev/full")
     with pytest.raises(StorageError, match=r"No space left.*start the same command again"):
         JsonLines(tmp_path / "full").append({"step": 1})
+
+
+def test_cutting_that_fails_half_way_loses_no_row(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    lines = JsonLines(path)
+    for step in range(9):
+        lines.append({"step": step})
+    before = path.read_text()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))  # a file may have 20 bytes: the disk is full
+    try:
+        with pytest.raises(StorageError, match=r"cannot write .*metrics.jsonl.*start the same command again"):
+            lines.cut(last_step=5)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_tracker_that_fails_is_switched_off_with_one_warning(tmp_path):
