@@ -65,6 +65,7 @@ class Controller:
         self._checkpoints = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
         self._trajectory = trajectory_of(config, data.train)
         self._step, self._taken = 0, 0  # steps done, prompts taken from the stream
+        self._evaluated: set[int] = set()  # steps; their file holds all answers and is not to be read at each step
         self._tracker = Tracker(config.logger, run_dir=run_dir, settings=self._trajectory)
         self.interruption = Interruption(grace_s=config.faults.grace_s)
         self._faults = FaultDesk(config.faults, run_dir=run_dir, console=console)
@@ -120,9 +121,9 @@ class Controller:
 
     async def _evaluate_if_due(self) -> None:
         """Measure at the steps that ask for it, once; a run that begins anywhere begins with a measurement."""
-        done = {row["step"] for row in self._evaluations.rows()}
-        due = self._step % self._config.evaluation.every == 0 or self._step == self._config.steps or not done
-        if due and self._step not in done:
+        done, step = self._evaluated, self._step
+        due = step % self._config.evaluation.every == 0 or step == self._config.steps or not done
+        if due and step not in done:
             await self._evaluate()
 
     async def step(self, step: int) -> Row:
@@ -220,6 +221,7 @@ class Controller:
         self._metrics.cut(last_step=self._step)
         self._evaluations.cut(last_step=self._step)
         self._filtered.cut(last_step=self._step)
+        self._evaluated = {row["step"] for row in self._evaluations.rows()}
         await self._publish(self._step)
 
     async def _publish(self, policy_version: int) -> None:
@@ -247,6 +249,7 @@ class Controller:
         """Measure held-out accuracy, greedy and sampled."""
         evaluation = await self._sampled(self._measure)
         self._evaluations.append(asdict(evaluation))
+        self._evaluated.add(evaluation.step)
         self._console.evaluation(evaluation)
         self._tracker.log(
             {
