@@ -144,6 +144,8 @@ def test_equal_budgets_need_no_warning_whatever_the_method():
         "reward": 1,
         "rollout.max_refills": 1,
         "evaluation.every": 1,
+        "resume_from": 1,
+        "faults.grace_s": 1,
     }
     settings = [{name: f"{name}{method}" for name in free} | {"steps": 60} for method in "ab"]
     assert unequal([run("a", 1, settings=settings[0]), run("b", 1, settings=settings[1])]) == []
