@@ -39,11 +39,17 @@ from workers.warm_start.tokenizer import byte_tokenizer
 SMALL = GIB // 50
 """Parts below this are shown as one."""
 
-CGROUP_LIMITS = (
-    (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")),
-    (Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")),
+CGROUP = Path("/sys/fs/cgroup")
+CGROUP_FILES = (
+    ("memory.max", "memory.current", "memory.stat", ("inactive_file", "active_file")),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        ("total_inactive_file", "total_active_file"),
+    ),
 )
-"""Where a container's limit and use are, in both versions of control groups."""
+"""A container's limit, its use, and what of that are cached files, in both versions of control groups."""
 
 
 def check_memory(config: TrainConfig, console: RunConsole) -> MemoryPlan:
@@ -149,11 +155,19 @@ def memory_limits(config: TrainConfig) -> Limits:
 
 
 def available_host_bytes() -> int:
-    """Host memory that is free for this run: the machine's, or what is left of a container's limit."""
+    """Host memory that is free for this run: the machine's, or what is left of a container's limit.
+
+    Cached files count as free in both: the kernel drops them when memory is wanted.
+    """
     available = int(psutil.virtual_memory().available)
-    for limit, current in CGROUP_LIMITS:
-        if limit.is_file() and current.is_file() and (text := limit.read_text().strip()).isdigit():
-            available = min(available, int(text) - int(current.read_text()))
+    for limit, current, statistics, cached in CGROUP_FILES:
+        files = [CGROUP / name for name in (limit, current, statistics)]
+        if all(file.is_file() for file in files):
+            limit_text, used, lines = (file.read_text().strip() for file in files)
+            if limit_text.isdigit():
+                counts = dict(line.split() for line in lines.splitlines())
+                cache = sum(int(counts.get(name, 0)) for name in cached)
+                available = min(available, int(limit_text) - int(used) + cache)
     return max(available, 0)
 
 

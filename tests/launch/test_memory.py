@@ -113,13 +113,22 @@ def test_the_table_holds_every_part():
     assert {part.name for part in (*plan.learner, *plan.engine, *plan.shared)} <= set(names)
 
 
-def test_a_container_with_less_than_its_machine(tmp_path, monkeypatch):
-    (tmp_path / "max").write_text(f"{3 * GIB}\n")
-    (tmp_path / "current").write_text(f"{GIB}\n")
-    monkeypatch.setattr(memory, "CGROUP_LIMITS", ((tmp_path / "max", tmp_path / "current"),))
-    assert available_host_bytes() <= 2 * GIB
-    (tmp_path / "max").write_text("max\n")
-    assert available_host_bytes() > 0
+@pytest.mark.parametrize(
+    ("folder", "limit", "current", "prefix"),
+    [("", "memory.max", "memory.current", ""), ("memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_")],
+)
+def test_a_container_with_less_than_its_machine(tmp_path, monkeypatch, folder, limit, current, prefix):
+    monkeypatch.setattr(memory, "CGROUP", tmp_path)
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    (place / limit).write_text(f"{GIB}\n")
+    (place / current).write_text(f"{7 * GIB // 8}\n")
+    (place / "memory.stat").write_text(f"{prefix}anon {GIB // 2}\n{prefix}inactive_file 0\n{prefix}active_file 0\n")
+    assert available_host_bytes() == GIB // 8
+    (place / "memory.stat").write_text(f"{prefix}inactive_file {GIB // 8}\n{prefix}active_file {GIB // 4}\n")
+    assert available_host_bytes() == GIB // 2  # files that were read are no reason to refuse a run
+    (place / limit).write_text("max\n")
+    assert available_host_bytes() > GIB // 2
 
 
 def test_a_gpu_elsewhere_is_for_planning_only():
