@@ -33,21 +33,21 @@ async def gather(calls: Mapping[str, Any], *, phase: str, timeout_s: float) -> l
         DeltaError: Whatever of the kind an actor raised.
     """
     tasks = {name: asyncio.ensure_future(_as_future(call)) for name, call in calls.items()}
-    done, pending = await asyncio.wait(tasks.values(), timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
     try:
+        done, pending = await asyncio.wait(tasks.values(), timeout=timeout_s, return_when=asyncio.FIRST_EXCEPTION)
         for name, task in tasks.items():
-            if task in done and task.exception() is not None:
-                raise translate(task.exception(), name=name, phase=phase)
+            if task in done and (error := task.exception()) is not None:
+                raise translate(error, name=name, phase=phase)
         if pending:
             silent = [name for name, task in tasks.items() if task in pending]
             raise stalled(
                 silent, phase=phase, timeout_s=timeout_s, answered=[name for name in tasks if name not in silent]
             )
-    finally:
-        for task in pending:
+        return [task.result() for task in tasks.values()]
+    finally:  # also of those that failed together with the first: asyncio prints what nobody asked for
+        for task in tasks.values():
             task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-    return [task.result() for task in tasks.values()]
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
 async def find_dead(actors: Mapping[str, Any], *, within_s: float) -> dict[str, str]:
@@ -69,7 +69,7 @@ async def find_dead(actors: Mapping[str, Any], *, within_s: float) -> dict[str, 
     return dead
 
 
-def translate(error: BaseException | None, *, name: str, phase: str) -> BaseException:
+def translate(error: BaseException, *, name: str, phase: str) -> BaseException:
     """The error to raise for what a remote call failed with."""
     if isinstance(error, ray.exceptions.RayTaskError):
         if isinstance(error.cause, DeltaError):
@@ -83,7 +83,7 @@ def translate(error: BaseException | None, *, name: str, phase: str) -> BaseExce
         if error.actor_init_failed:  # it would fail again
             return WorkerError(message)
         return DiedError(message, who=name, phase=phase, cause=cause)
-    return error or RuntimeError(phase)
+    return error
 
 
 def stalled(silent: list[str], *, phase: str, timeout_s: float, answered: list[str]) -> StallError:

@@ -1,6 +1,7 @@
 """Waiting for actors: deadlines name the late, the dead are named, user errors come through as themselves."""
 
 import asyncio
+import gc
 
 import pytest
 import ray
@@ -61,6 +62,18 @@ def test_a_death_is_noticed_while_others_are_still_busy(helpers):
     assert caught.value.who == "victim"
     assert "actor_id" not in caught.value.cause
     assert "worker process has died" in caught.value.cause
+
+
+def test_those_that_fail_together_are_one_error_and_nothing_is_printed(helpers, caplog):
+    async def fail_both():
+        calls = {name: actor.fail.remote(DataError(name)) for name, actor in zip("ab", helpers, strict=True)}
+        ray.wait(list(calls.values()), num_returns=2)  # asyncio hears of both at once
+        await gather(calls, phase="testing", timeout_s=30)
+
+    with pytest.raises(DataError, match="a"):
+        asyncio.run(fail_both())
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 def test_a_lost_connection_is_told_from_an_error_of_ours(helpers):
