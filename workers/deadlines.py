@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 class DeadlinesConfig:
     """One deadline for each phase, in seconds; generous, since they only have to end waits that would never end.
 
-    They hold for every call to a worker. Collectives between learner ranks get the longest of them, so that a rank whose
-    controller is gone ends as well; those to the engines get `sync_s`.
+    They hold for every call to a worker. Collectives between learner ranks get the longest of them, so that a rank
+    whose controller is gone ends as well; those to the engines get `sync_s`.
     """
 
     start_s: float = 900.0
