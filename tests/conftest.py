@@ -23,6 +23,7 @@ TINY = (
     "rollout.prompts_per_step=8",
     "rollout.group_size=4",
     "rollout.max_model_len=512",
+    "rollout.num_workers=1",
     "evaluation.samples=1",
     "logger.wandb=disabled",
 )

@@ -10,7 +10,7 @@ from tests.conftest import TINY
 @pytest.mark.ray
 @pytest.mark.slow
 def test_bench_prints_phases_of_both_credits_as_json():
-    report = report_of("step", "--steps", "2", *TINY, "rollout.num_workers=1")
+    report = report_of("step", "--steps", "2", *TINY)
     for credit in ("discriminative", "uniform"):
         assert report[credit]["step"]["median_s"] > 0
         assert set(report[credit]["phases"]) == set(PHASES)

@@ -24,6 +24,7 @@ PROBLEMS = 20
 
 RUN = (
     *(name for name in TINY if not name.startswith("model.")),
+    "rollout.num_workers=2",
     "model.hidden_size=64",
     "model.steps=300",
     f"data.problems={PROBLEMS}",

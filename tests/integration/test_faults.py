@@ -67,11 +67,13 @@ def test_a_preempted_run_goes_on_as_if_nothing_had_been(uninterrupted, train: Tr
     assert weights_hash(run_dir, done)
     assert processes_of(run_dir) == []
 
-    train(*RUN, f"run_dir={run_dir}", check=True)
+    train(*RUN, "checkpoint.every=2", "checkpoint.keep=2", f"run_dir={run_dir}", check=True)
     assert course(run_dir) == course(uninterrupted)
     assert weights_hash(run_dir, STEPS) == weights_hash(uninterrupted, STEPS)
     assert evaluations(run_dir) == evaluations(uninterrupted)
     assert faults(run_dir) == []  # a preemption is none
+    kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
+    assert kept == ["step-000006", "step-000007"]
 
 
 @pytest.mark.parametrize("ending", ["a second signal", "the end of the grace"])
@@ -79,7 +81,7 @@ def test_what_cannot_be_finished_is_given_up_without_damage(ending, tmp_path, sh
     """A learner is stopped in the middle of an update, so nothing but force can end the run."""
     run_dir = tmp_path / "given_up"
     grace_s = 600 if ending == "a second signal" else 1
-    process = start(run_dir, *RUN, "steps=500", "checkpoint.every=1", f"faults.grace_s={grace_s}")
+    process = start(run_dir, *RUN, "steps=500", f"faults.grace_s={grace_s}")
     wait_for_step(run_dir, 2, process)
     catch(run_dir, "LearnerWorker.update", process)
     done = max(row["step"] for row in rows(run_dir))
@@ -96,7 +98,7 @@ def test_what_cannot_be_finished_is_given_up_without_damage(ending, tmp_path, sh
 
 def test_dead_processes_are_replaced_and_the_run_is_the_same(uninterrupted, tmp_path, shared_memory):
     run_dir = tmp_path / "bereaved"
-    process = start(run_dir, *RUN)
+    process = start(run_dir, *RUN, "checkpoint.every=2")
     wait_for_step(run_dir, 2, process)
     os.kill(catch(run_dir, "LearnerWorker.update", process), signal.SIGKILL)
     wait_for_faults(run_dir, 1, process)
@@ -122,9 +124,7 @@ def test_dead_processes_are_replaced_and_the_run_is_the_same(uninterrupted, tmp_
 
 def test_a_hang_is_reported_and_what_happens_too_often_ends_the_run(tmp_path, shared_memory):
     run_dir = tmp_path / "hanging"
-    process = start(
-        run_dir, *RUN, "steps=500", "checkpoint.every=1", "faults.max_restarts=1", "faults.deadlines.update_s=15"
-    )
+    process = start(run_dir, *RUN, "steps=500", "faults.max_restarts=1", "faults.deadlines.update_s=15")
     wait_for_step(run_dir, 1, process)
     stopped = catch(run_dir, "LearnerWorker.update", process)
     wait_for_faults(run_dir, 1, process)
