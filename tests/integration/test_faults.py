@@ -96,16 +96,18 @@ def test_what_cannot_be_finished_is_given_up_without_damage(ending, tmp_path, sh
     assert manifest.step >= done - 1  # that of the step before may still have been in the air
 
 
-def test_dead_processes_are_replaced_and_the_run_is_the_same(uninterrupted, tmp_path, shared_memory):
+def test_processes_that_die_or_hang_are_replaced_and_the_run_is_the_same(uninterrupted, tmp_path, shared_memory):
     run_dir = tmp_path / "bereaved"
-    process = start(run_dir, *RUN, "checkpoint.every=2")
+    process = start(run_dir, *RUN, "checkpoint.every=2", "faults.deadlines.generation_s=15")
     wait_for_step(run_dir, 2, process)
     os.kill(catch(run_dir, "LearnerWorker.update", process), signal.SIGKILL)
     wait_for_faults(run_dir, 1, process)
     os.kill(catch(run_dir, "RolloutWorker.generate", process), signal.SIGKILL)
+    wait_for_faults(run_dir, 2, process)
+    catch(run_dir, "RolloutWorker.generate", process)  # and leave it stopped
     output = end_of(process, 0)
 
-    learner, engine = faults(run_dir)
+    learner, engine, hanging = faults(run_dir)
     assert learner["who"].startswith("learner rank ")
     assert learner["phase"] == "update"
     assert learner["action"] == "restart 1 of 3"
@@ -113,8 +115,12 @@ def test_dead_processes_are_replaced_and_the_run_is_the_same(uninterrupted, tmp_
     assert engine["who"].startswith("rollout worker ")
     assert engine["phase"] == "generation"
     assert engine["action"].startswith("new engines")
+    assert hanging["who"].startswith("rollout worker ")
+    assert hanging["phase"] == "generation"
+    assert hanging["action"].startswith("new engines")
+    assert "no answer within 15 s; see stall-" in hanging["cause"]
     assert f"{learner['who']} died in update after step {learner['step']}" in output
-    assert "faults: 2 (" in output
+    assert "faults: 3 (" in output
 
     assert course(run_dir) == course(uninterrupted)
     assert weights_hash(run_dir, STEPS) == weights_hash(uninterrupted, STEPS)

@@ -178,7 +178,7 @@ class Controller:
         await self._crew.disband()
 
     async def _sampled(self, sample: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Sample until it succeeds: what is sampled depends on no engine's history, so dead engines can be replaced.
+        """Sample until it succeeds: what is sampled depends on no engine's history, so engines can be replaced.
 
         Raises:
             FaultError: Something else went wrong, which the whole run has to start again for.
@@ -186,7 +186,7 @@ class Controller:
         while True:
             try:
                 return await self.interruption.abandon(sample())
-            except DiedError as error:
+            except (DiedError, StallError) as error:
                 engines = self._rollouts.by_name()
                 if error.who not in engines:
                     raise
