@@ -64,7 +64,7 @@ class VerdictCache:
         verdicts: dict[bytes, Verdict] = {}
         try:
             verdicts = dict(zip(fresh, await score(list(fresh.values())), strict=True))
-        except Exception as error:
+        except Exception as error:  # whatever it was, all who wait for these verdicts hear of it
             for key in fresh:
                 self._pending[key].set_exception(error)
                 self._pending[key].exception()  # nobody has to be waiting
