@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from delta.errors import CheckpointError, ConfigError, ModelError, StorageError
+from delta.errors import CheckpointError, ConfigError, ModelError
 from launch.command import errors_explained
 from workers.controller.checkpoints import Manifest, find_checkpoint, read_manifest
+from workers.files import storage_errors
 from workers.learner.lora import LoraConfig
 
 
@@ -41,7 +42,7 @@ def export(source: Path, target: Path, *, base: str | None = None) -> Path:
     checkpoint = find_checkpoint(source)
     manifest = read_manifest(checkpoint)
     model = assemble(checkpoint, manifest, base=base)
-    try:
+    with storage_errors(f"cannot write {target}", remedy="Free space or choose another folder."):
         target.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=target.parent, prefix=".exporting-"))
         try:
@@ -53,8 +54,6 @@ def export(source: Path, target: Path, *, base: str | None = None) -> Path:
             draft.rename(target)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        raise StorageError(f"cannot write {target}: {error}. Free space or choose another folder.") from error
     return checkpoint
 
 

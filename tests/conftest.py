@@ -1,6 +1,8 @@
 """Shared by all tests: a cache of their own, tiny models, and runs of the real command in a subprocess."""
 
+import contextlib
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -41,6 +43,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         del os.environ["DELTA_CACHE"]
     else:
         os.environ["DELTA_CACHE"] = previous
+
+
+@contextlib.contextmanager
+def files_up_to(size: int) -> Iterator[None]:
+    """Writing more bytes than this to a file fails in this process, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 Train = Callable[..., subprocess.CompletedProcess[str]]

@@ -1,11 +1,16 @@
 """Files that have to survive a crash: forced to the disk, and known by their checksums."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from safetensors import SafetensorError
+
+from delta.errors import StorageError
 
 DIGEST_THREADS = 8
 """Files whose checksums are computed at once; hashing one file keeps one core busy."""
@@ -19,6 +24,23 @@ class FileDigest:
     """Bytes."""
     sha256: str
     """Hexadecimal."""
+
+
+@contextlib.contextmanager
+def storage_errors(what: str, *, remedy: str = "") -> Iterator[None]:
+    """Where the block cannot write a file, say so; safetensors has an error of its own for a full disk.
+
+    Args:
+        what: What is being written, or by whom.
+        remedy: What to do, as a sentence.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"{what}: {error}{f'. {remedy}' if remedy else ''}") from error
 
 
 def digest(path: Path) -> FileDigest:

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from delta.errors import CheckpointError, ConfigError, ModelError
+from delta.errors import CheckpointError, ConfigError, ModelError, StorageError
 from launch.export import export, main
-from tests.conftest import ROOT
+from tests.conftest import ROOT, files_up_to
 from tests.workers.learner.ranks import run_ranks
 from tests.workers.learner.test_engine import loss_of, micro_batch
 from workers.controller.checkpoints import CheckpointStore, Manifest
@@ -138,6 +138,10 @@ def test_adapters_are_merged(make_model, tmp_path):
     torch.testing.assert_close(log_probs_of(model), expected[:23], atol=1e-4, rtol=0)
     before = AutoModelForCausalLM.from_pretrained(path).eval()
     assert (log_probs_of(before) - expected[:23]).abs().max() > 0.1
+
+    with files_up_to(4096), pytest.raises(StorageError, match=r"cannot write .*none: .*Free space or choose another"):
+        export(folder, tmp_path / "none")
+    assert not list(tmp_path.glob("*none")) + list(tmp_path.glob(".exporting-*"))
 
 
 def test_what_cannot_be_exported_is_refused_without_a_trace(tmp_path, capsys):

@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from delta.errors import CheckpointError, StorageError
-from workers.files import FileDigest, digests, files_in, force_to_disk
+from delta.errors import CheckpointError
+from workers.files import FileDigest, digests, files_in, force_to_disk, storage_errors
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Per-element state of AdamW, in torch's implementation and in DeepSpeed's."""
@@ -265,7 +265,7 @@ def write_state(staged: StagedState, folder: Path, *, rank: int) -> dict[str, Fi
     ranks = staged.index.ranks
     tensors = {file_name("weights", rank, ranks): staged.weights, file_name("optimizer", rank, ranks): staged.optimizer}
     names = list(tensors)
-    try:
+    with storage_errors(f"learner rank {rank}"):
         folder.mkdir(parents=True, exist_ok=True)
         for name, shards in tensors.items():
             save_file(shards, folder / name)
@@ -273,8 +273,6 @@ def write_state(staged: StagedState, folder: Path, *, rank: int) -> dict[str, Fi
             (folder / STATE).write_text(json.dumps(asdict(staged.index), indent=1), encoding="utf-8")
             names.append(STATE)
         return _sealed(folder, names)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"learner rank {rank}: {error}") from error
 
 
 def write_description(model: Any, tokenizer: Any, folder: Path) -> dict[str, FileDigest]:
@@ -283,14 +281,12 @@ def write_description(model: Any, tokenizer: Any, folder: Path) -> dict[str, Fil
     Raises:
         StorageError: It cannot be written.
     """
-    try:
+    with storage_errors("learner rank 0"):
         model.config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         return _sealed(folder, files_in(folder))
-    except OSError as error:
-        raise StorageError(f"learner rank 0: {error}") from error
 
 
 def _sealed(folder: Path, names: Iterable[str]) -> dict[str, FileDigest]:

@@ -13,7 +13,7 @@ from ray.actor import ActorHandle
 
 from delta.types import Floats, RolloutGroup, UpdateReport
 from workers.cpu_linear import use_onednn
-from workers.files import FileDigest
+from workers.files import FileDigest, storage_errors
 from workers.learner.checkpoint import LEARNER, MODEL, LearnerState, StagedState, write_description, write_state
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig, Learner
@@ -176,12 +176,20 @@ class LearnerWorker:
         """Write whole weights, configuration and tokenizer in Hugging Face format; rank 0 writes.
 
         With LoRA the weights include the adapter, which is also in the folder `adapter`, as peft keeps it.
+
+        Raises:
+            StorageError: The disk is full, or the folder cannot be written.
         """
         from workers.weights.source import Zero3Source
 
         adapter = whole_adapter(self._causal_lm) if self._config.lora.rank else {}
         weights = {name: weight.detach().clone() for name, weight in Zero3Source(self._causal_lm) if self._rank == 0}
-        if self._rank == 0:
+        if self._rank > 0:
+            return
+        with storage_errors(
+            f"cannot write {folder}",
+            remedy="Free space, then start the same command again: the policy is in the last checkpoint.",
+        ):
             Path(folder).mkdir(parents=True, exist_ok=True)
             self._causal_lm.save_pretrained(folder, state_dict=weights)
             self._tokenizer.save_pretrained(folder)
