@@ -49,6 +49,8 @@ setup(
         "workers.rollout",
         "workers.verifier",
         "workers.verifier.code",
+        "workers.verifier.code.candidate",
+        "workers.verifier.code.examiner",
         "workers.warm_start",
         "workers.weights",
         "launch",

@@ -1,6 +1,6 @@
 """Verdicts on programs: each in a fresh sandbox, its tests and their expected values outside of it.
 
-Function tests run in a second sandbox, which calls the program's functions (`examiner.py`, `candidate.py`). Programs
+Function tests run in a second sandbox, which calls the program's functions (`examiner`, `candidate`). Programs
 that read standard input get one case after another, and what they print is compared here.
 """
 
@@ -19,7 +19,7 @@ from delta.types import FunctionTests, Outcome, StdioTests, Verdict
 from workers.verifier.code import bubblewrap
 from workers.verifier.code.config import CodeConfig, SandboxMode
 from workers.verifier.code.output import same_output
-from workers.verifier.code.sandbox import Sandbox, SandboxError, receive_exactly, resolve
+from workers.verifier.code.sandbox import CANDIDATE, EXAMINER, Sandbox, SandboxError, receive_exactly, resolve
 
 SAMPLE_S = 0.02
 """Between two looks at a sandbox's memory."""
@@ -144,7 +144,7 @@ class CodeJudge:
         self._program_uids.reverse()
         self._spare = Sandbox(
             self.mode,
-            ("candidate",),
+            CANDIDATE,
             uid=self._program_uids[0],
             limits=self._program_limits(),
             tmp_mib=self.config.max_file_mib,
@@ -169,9 +169,7 @@ class CodeJudge:
         if self._examiner is not None and not self._examiner.is_alive:
             self._drop_examiner()
         if self._examiner is None:
-            self._examiner = Sandbox(
-                self.mode, ("values", "examiner"), uid=self._tests_uid, limits=_EXAMINER_LIMITS, tmp_mib=16
-            )
+            self._examiner = Sandbox(self.mode, EXAMINER, uid=self._tests_uid, limits=_EXAMINER_LIMITS, tmp_mib=16)
         try:
             self._examiner.wait_until_ready()
         except SandboxError:

@@ -34,6 +34,18 @@ END_TIMEOUT_S = 10.0
 MAX_FILES = 20_000
 """Files in the sandbox's /tmp; each costs memory that its size does not show."""
 
+CANDIDATE = (
+    "candidate.foreign",
+    "candidate.encoding",
+    "candidate.decoding",
+    "candidate.exceptions",
+    "candidate.session",
+    "candidate.server",
+)
+"""What is sent to the process of a program: every module after those that it imports."""
+EXAMINER = ("examiner.channel", "examiner.remote", "examiner.values", "examiner.session", "examiner.server")
+"""The same for the process of the tests."""
+
 _CLOSE_OTHERS = """
 import posix, sys
 posix.closerange(3, int(sys.argv[1]))
@@ -72,7 +84,7 @@ class SandboxError(Exception):
 def probe() -> tuple[bool, str]:
     """Whether bubblewrap works here, and if not, why; tried once per process."""
     try:
-        with Sandbox(SandboxMode.bubblewrap, ("candidate",), uid=_first_uid(), limits={}) as sandbox:
+        with Sandbox(SandboxMode.bubblewrap, CANDIDATE, uid=_first_uid(), limits={}) as sandbox:
             sandbox.wait_until_ready()
             if os.getuid() == 0 and sandbox.owner() == 0:
                 return False, "the sandbox still runs as root"
@@ -106,10 +118,10 @@ def _first_uid() -> int | None:
 
 @functools.cache
 def _payload_modules(names: tuple[str, ...]) -> tuple[tuple[str, Any], ...]:
-    folder = Path(__file__).parent
+    sources = [Path(__file__).parent / f"{name.replace('.', '/')}.py" for name in names]
     return tuple(
-        (_PACKAGE + name, compile((folder / f"{name}.py").read_bytes(), f"<{name}>", "exec", optimize=1))
-        for name in names
+        (_PACKAGE + name, compile(source.read_bytes(), f"<{name}>", "exec", optimize=1))
+        for name, source in zip(names, sources, strict=True)
     )
 
 

@@ -17,7 +17,7 @@ from delta.types import FunctionTests, Outcome
 from tests.conftest import ROOT
 from tests.workers.verifier.code.conftest import GOOD, TESTS, config, left_behind, needs_bubblewrap
 from workers.verifier.code import CodeConfig, CodeJudge, SandboxMode
-from workers.verifier.code.examiner import undefined_names
+from workers.verifier.code.examiner.server import undefined_names
 from workers.verifier.code.sandbox import descendants
 
 LIAR = "type('Yes', (float,), {'__eq__': lambda s, o: True, '__ne__': lambda s, o: True})()"

@@ -15,8 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.verifier.code import candidate
-from workers.verifier.code.values import BrokenChannelError, CandidateError, Channel, Remote, Session, write_back
+from workers.verifier.code.candidate.session import Session as ProgramSession
+from workers.verifier.code.examiner.channel import BrokenChannelError, Channel
+from workers.verifier.code.examiner.remote import Remote
+from workers.verifier.code.examiner.session import CandidateError, Session
+from workers.verifier.code.examiner.values import write_back
 
 Point = namedtuple("Point", "x y")
 plain = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers()
@@ -40,11 +43,11 @@ def session() -> Session:
 
 
 def there_and_back(session: Session, value: object) -> object:
-    return session.decode(json.loads(candidate.Session(0).encode(value)))
+    return session.decode(json.loads(ProgramSession(0).encode(value)))
 
 
 def back_and_forth(session: Session, value: object) -> object:
-    return candidate.Session(0).decode(session.pack(value))
+    return ProgramSession(0).decode(session.pack(value))
 
 
 def shown(value: object) -> str:
@@ -118,7 +121,7 @@ def test_dictionary_views_compare_like_sets(session: Session):
 
 
 def test_an_unknown_object_stays_where_it_is_and_equals_nothing(session: Session):
-    program = candidate.Session(0)
+    program = ProgramSession(0)
     remote = session.decode(json.loads(program.encode(object())))
     assert type(remote) is Remote
     assert remote != 1

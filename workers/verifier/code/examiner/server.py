@@ -1,4 +1,4 @@
-"""Runs in a sandbox of its own, away from every program: executes tests whose functions live in the program's process.
+"""Executes tests, one job after another, and tells what they found.
 
 A long-lived process imports what tests usually want and then forks one child per job. Only that child holds the pipe
 that the verdict travels on. The parent does nothing but start, kill and reap children, and is itself replaced when it
@@ -23,7 +23,9 @@ import sys
 import types
 from typing import Any
 
-from workers.verifier.code.values import BrokenChannelError, CandidateError, Channel, Remote, Session
+from workers.verifier.code.examiner.channel import BrokenChannelError, Channel
+from workers.verifier.code.examiner.remote import Remote
+from workers.verifier.code.examiner.session import CandidateError, Session
 
 _LIKELY_IMPORTS = ("copy", "functools", "heapq", "itertools", "math", "operator", "re", "string", "typing", "unittest")
 _TESTS = "<tests>"
