@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workers.verifier.code.candidate.exceptions import exception
 from workers.verifier.code.candidate.session import Session as ProgramSession
 from workers.verifier.code.examiner.channel import BrokenChannelError, Channel
 from workers.verifier.code.examiner.remote import Remote
@@ -220,6 +221,17 @@ def test_builtin_exceptions_cross_with_their_arguments(name: str):
     with sockets, pytest.raises(expected) as caught:
         session.call(0, (), {})
     assert "why" in str(caught.value) or name == "StopIteration"
+
+
+def test_whatever_the_tests_raise_can_be_raised_in_the_program():
+    for name in dir(builtins):
+        if isinstance(kind := getattr(builtins, name), type) and issubclass(kind, BaseException):
+            for count in range(7):
+                error = exception(name, ("why",) * count)
+                assert type(error) is kind or type(error) is RuntimeError or isinstance(error, OSError)
+    assert repr(exception("ValueError", ("why",))) == "ValueError('why')"
+    assert repr(exception("UnicodeDecodeError", ("why",))) == "RuntimeError('UnicodeDecodeError', 'why')"
+    assert repr(exception("NoSuchError", ())) == "RuntimeError('NoSuchError')"
 
 
 def test_what_is_written_back_keeps_inner_containers():

@@ -16,7 +16,7 @@ def exception(name: str, args: tuple[Any, ...]) -> BaseException:
     """The built-in exception of that name."""
     try:
         error: BaseException = getattr(builtins, name)(*args)
-    except Exception:  # noqa: BLE001  one that wants other arguments
+    except (AttributeError, TypeError, ValueError):  # there is none here, or it wants other arguments
         return RuntimeError(name, *args)
     return error
 
@@ -32,6 +32,6 @@ def describe(error: BaseException) -> str:
         if kind.__module__ != "builtins" or not all(type(arg) in (str, int, float, type(None)) for arg in args):
             args = (str(error)[:1000],)
         arguments = "[" + ",".join(ENCODERS[type(arg)](None, arg) for arg in args) + "]"  # type: ignore[arg-type]
-    except BaseException:  # noqa: BLE001  a hostile __str__
-        pass
+    except BaseException:  # noqa: BLE001  the class is the program's: its `args` and `__str__` may raise anything
+        pass  # what is known by now is told
     return f'["raise",{quote(str(nearest))},{quote(str(name)[:100])},{arguments}]'

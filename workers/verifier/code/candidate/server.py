@@ -56,7 +56,7 @@ def serve_functions(session: Session, source: str) -> None:
         return
     try:
         exec(code, new_program("program"))  # the sandbox is made for this
-    except BaseException as error:  # noqa: BLE001  the program may raise anything, and exit
+    except BaseException as error:  # noqa: BLE001  the program's code ends here: it may raise anything, and exit
         session.send(describe(error))
     else:
         session.send('["ok",null]')

@@ -71,7 +71,7 @@ class Session:
         """Do what a frame asks for; whatever goes wrong is the answer."""
         try:
             return self.perform(frame)
-        except BaseException as error:  # noqa: BLE001  the program may raise anything
+        except BaseException as error:  # noqa: BLE001  the program's code ends here: whatever it raises, exits too, is its answer
             return describe(error)
 
     def perform(self, frame: Frame) -> str:
