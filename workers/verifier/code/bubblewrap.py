@@ -11,6 +11,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+FOLDER = "/tmp"
+"""Where a sandboxed process starts, in memory: the only place in its sandbox that can be written to."""
 _SYSTEM_LIBRARIES = ("/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libexec", "/lib", "/lib32", "/lib64")
 _UIDS_PER_SLOT, _SLOTS_PER_PROCESS = 4, 16
 _slots = itertools.count()
@@ -40,7 +42,7 @@ def command(*, uid: int | None, tmp_mib: int, info_fd: int, seccomp_fd: int | No
 
     Args:
         uid: Who to become, as root; None as an ordinary user.
-        tmp_mib: Size of /tmp, the only place that can be written to.
+        tmp_mib: Size of `FOLDER`.
         info_fd: Where bubblewrap tells its child's process id.
         seccomp_fd: Where it reads the system call filter from.
     """
@@ -56,7 +58,7 @@ def command(*, uid: int | None, tmp_mib: int, info_fd: int, seccomp_fd: int | No
         words += ["--seccomp", str(seccomp_fd)]
     words += _binds(_visible(executable, needs_setpriv=uid is not None))
     words += ["--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
-    words += ["--perms", "1777", "--size", str(tmp_mib << 20), "--tmpfs", "/tmp", "--chdir", "/tmp"]
+    words += ["--perms", "1777", "--size", str(tmp_mib << 20), "--tmpfs", FOLDER, "--chdir", FOLDER]
     words += ["--remount-ro", "/", "--clearenv", "--setenv", "PYTHONHASHSEED", "0", "--"]
     if uid is not None:
         words += [_setpriv(), f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs"]

@@ -32,7 +32,7 @@ START_TIMEOUT_S = 30.0
 """A sandbox that is not ready by then is a fault of the machine."""
 END_TIMEOUT_S = 10.0
 MAX_FILES = 20_000
-"""Files in the sandbox's /tmp; each costs memory that its size does not show."""
+"""Files in the sandbox's folder; each costs memory that its size does not show."""
 
 CANDIDATE = (
     "candidate.foreign",
@@ -225,7 +225,7 @@ class Sandbox:
         """Bytes and number of the files in its folder for temporary ones."""
         if self._mode is SandboxMode.bubblewrap:
             with contextlib.suppress(OSError):
-                disk = os.statvfs(f"/proc/{self._root}/root/tmp")
+                disk = os.statvfs(f"/proc/{self._root}/root{bubblewrap.FOLDER}")
                 return (disk.f_blocks - disk.f_bfree) * disk.f_frsize, disk.f_files - disk.f_ffree
             return 0, 0
         size, count = 0, 0
