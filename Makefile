@@ -38,10 +38,18 @@ setup: $(DEV)  ## set up everything and run nothing
 
 test: $(DEV)  ## all tests, the slow ones too
 	@$(MAKE) --no-print-directory lint
-	$(BIN)/python -m pytest $(ARGS)
+	@$(call RUN_TESTS,not ray and not alone,ray or alone)
 
 check: $(DEV) lint  ## lint, types and the fast tests
-	$(BIN)/python -m pytest -m "not slow and not ray" $(ARGS)
+	@$(call RUN_TESTS,not slow and not ray and not alone,not slow and not ray and alone)
+
+# Tests $(1) several at a time, a file per process; then tests $(2) one by one. Exit code 5: ARGS left none of them.
+define RUN_TESTS
+  status=0; \
+  $(BIN)/python -m pytest -m "$(1)" --numprocesses auto --dist loadfile $(ARGS) || [ $$? = 5 ] || status=1; \
+  $(BIN)/python -m pytest -m "$(2)" $(ARGS) || [ $$? = 5 ] || status=1; \
+  exit $$status
+endef
 
 .PHONY: lint
 lint: $(DEV)
