@@ -91,7 +91,6 @@ def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     _temp_dir=str(folder),
-                    _node_ip_address="127.0.0.1",
                 )
             except SystemExit as error:  # how Ray answers SIGTERM while it starts
                 raise Ended(signal.SIGTERM) from error
