@@ -14,10 +14,11 @@ policy that reasons, go through the old-policy pass (forward) and the update (fo
 All layouts have the same token budget per micro-batch; the one of padded rows counts pads. A repetition takes all
 layouts one after the other; ratios are medians of ratios within a repetition.
 
-LM head. Log-probabilities and entropies of `--head-tokens` tokens over a vocabulary of `--head-vocabulary`, forward and
-backward, in a process of its own each: `chunked` as the learner does it, `whole` with all logits at once as plain
-autograd does it. The peak is what the process took at most, less what it had with the weights in place. Where all
-logits would not fit into the memory that is free, both take half as many tokens, and half again.
+LM head. What an update asks of it: log-probabilities of `--head-tokens` tokens over a vocabulary of
+`--head-vocabulary`, forward and backward, in a process of its own each: `chunked` as the learner does it, `whole` with
+all logits at once and torch's fused log-softmax. The peak is what the process took at most, less what it had with the
+weights in place. `--head-entropy` asks for entropies as well, for which all logits at once are kept in five tables
+instead of three. Where they would not fit into the memory that is free, both take half as many tokens, and half again.
 """
 
 import argparse
@@ -33,6 +34,7 @@ import numpy as np
 import psutil
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from delta.data.micro_batch import MicroBatch, pack_rows, pad_rows
 from delta.data.partition import RowCost, partition_rows
@@ -220,16 +222,20 @@ def head_peak_bytes(kind: str, options: argparse.Namespace) -> int:
     if kind == "chunked":
         model = SimpleNamespace(get_output_embeddings=lambda: layer)
         head = LMHead.adopt(model, temperature=1.0, chunk_tokens=options.head_chunk)
-        log_probs, entropy = head(hidden, targets, True)
+        log_probs, entropy = head(hidden, targets, options.head_entropy)
     else:
-        log_probs, entropy = whole(layer, hidden, targets)
-    assert entropy is not None
-    (log_probs.sum() + 0.01 * entropy.sum()).backward()
+        log_probs, entropy = whole(layer, hidden, targets, options.head_entropy)
+    loss = log_probs.sum()
+    if entropy is not None:
+        loss = loss + 0.01 * entropy.sum()
+    loss.backward()
     return peak_bytes(device) - before
 
 
-def whole(layer: nn.Linear, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """All logits at once."""
+def whole(layer: nn.Linear, hidden: Tensor, targets: Tensor, with_entropy: bool) -> tuple[Tensor, Tensor | None]:
+    """All logits at once, in as few tables as plain autograd can do with."""
+    if not with_entropy:
+        return -cross_entropy(layer(hidden).float(), targets, reduction="none"), None
     logits = layer(hidden).float()
     normalizer = logits.logsumexp(dim=-1)
     log_probs = logits.gather(-1, targets[:, None]).squeeze(-1) - normalizer
@@ -238,9 +244,9 @@ def whole(layer: nn.Linear, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Te
 
 def measure_head(options: argparse.Namespace) -> dict[str, object]:
     """Peak memory both ways, each in a fresh process."""
-    # All logits, their softmax and gradients at once: about seven tables. Fewer tokens where they would not fit.
-    table = 4 * options.head_vocabulary
-    while options.head_tokens > 1 and 7 * table * options.head_tokens > psutil.virtual_memory().available:
+    # Three tables at once, or five, and room for everything else. Fewer tokens where they would not fit.
+    all_tables = (6.0 if options.head_entropy else 3.6) * 4 * options.head_vocabulary
+    while options.head_tokens > 1 and all_tables * options.head_tokens > psutil.virtual_memory().available:
         options.head_tokens //= 2
     found: dict[str, object] = {"tokens": options.head_tokens}
     for kind in ("chunked", "whole"):
@@ -267,6 +273,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--head-vocabulary", type=int, default=151_936)
     parser.add_argument("--head-hidden", type=int, default=256)
     parser.add_argument("--head-chunk", type=int, default=1024)
+    parser.add_argument("--head-entropy", action="store_true", help="entropies beside the log-probabilities")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     if parser.parse_known_args()[0].quick:
