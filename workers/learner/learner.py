@@ -125,7 +125,10 @@ class Learner:
         return torch.cat([share.places for share in flat]), self._credit(old, space, seed=0).coefficients
 
     def log_probs(self, token_ids: Sequence[int]) -> Tensor:
-        """Log-probability of every token but the first: the learner's side of the parity probe; collective."""
+        """Log-probability of every token but the first: the learner's side of the parity probe; collective.
+
+        At temperature 1, since engines apply none to what they did not sample.
+        """
         # As a packed row that every group of ranks can share: the last tokens are dummies.
         inputs = list(token_ids[:-1])
         filling = -len(inputs) % self._config.sequence_parallel
@@ -137,7 +140,7 @@ class Learner:
         )
         self._engine.eval()
         with torch.no_grad():
-            return self._engine(micro_batch).log_probs
+            return self._engine(micro_batch, temperature=1.0).log_probs
 
     def _shares(self, groups: Sequence[RolloutGroup]) -> list[list[Share]]:
         """This rank's micro-batches, by optimizer step."""

@@ -54,10 +54,16 @@ class LMHead(nn.Linear):
         head.temperature, head.chunk_tokens = temperature, chunk_tokens
         return head  # type: ignore[no-any-return]
 
-    def forward(self, hidden: Tensor, targets: Tensor, with_entropy: bool = False) -> HeadOutput:  # type: ignore[override]
-        """Log-probabilities, and on request entropies, of (S,) targets after (S, H) hidden states."""
+    def forward(  # type: ignore[override]
+        self, hidden: Tensor, targets: Tensor, with_entropy: bool = False, temperature: float | None = None
+    ) -> HeadOutput:
+        """Log-probabilities, and on request entropies, of (S,) targets after (S, H) hidden states.
+
+        At the temperature of sampling, unless another one is given.
+        """
+        temperature = self.temperature if temperature is None else temperature
         log_probs, entropy = _TokenStatistics.apply(
-            hidden, self.weight, self.bias, targets, self.temperature, self.chunk_tokens, with_entropy
+            hidden, self.weight, self.bias, targets, temperature, self.chunk_tokens, with_entropy
         )
         return HeadOutput(log_probs, entropy if with_entropy else None)
 

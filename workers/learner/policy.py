@@ -18,7 +18,7 @@ class TokenStatistics(NamedTuple):
     """What the policy says of the targets of a micro-batch; a tuple, because ZeRO-3's hooks look inside outputs."""
 
     log_probs: Tensor
-    """(S,) float32, at the sampling temperature, in nats."""
+    """(S,) float32, in nats; at the sampling temperature, unless another one was asked for."""
     hidden: Tensor
     """(S, H) input of the LM head at the positions that predict the targets."""
     entropy: Tensor | None
@@ -71,21 +71,31 @@ class Policy(nn.Module):
         """
         return 12.0 * float(self.causal_lm.config.hidden_size)
 
-    def forward(self, micro_batch: MicroBatch, *, with_entropy: bool = False) -> TokenStatistics:
-        """Log-probabilities, and on request entropies, of the targets."""
+    def forward(
+        self, micro_batch: MicroBatch, *, with_entropy: bool = False, temperature: float | None = None
+    ) -> TokenStatistics:
+        """Log-probabilities, and on request entropies, of the targets.
+
+        Args:
+            micro_batch: Rows and targets.
+            with_entropy: Whether entropies are wanted.
+            temperature: None for that of sampling.
+        """
         if self._sequence_group is not None:
-            return self._shared_forward(micro_batch, self._sequence_group, with_entropy)
+            return self._shared_forward(micro_batch, self._sequence_group, with_entropy, temperature)
         states = self._hidden_states(micro_batch, slice(None))
         hidden = states.flatten(0, 1)[micro_batch.predictors]
-        statistics = self.lm_head(hidden, micro_batch.targets, with_entropy)
+        statistics = self.lm_head(hidden, micro_batch.targets, with_entropy, temperature)
         return TokenStatistics(statistics.log_probs, hidden, statistics.entropy)
 
-    def _shared_forward(self, micro_batch: MicroBatch, ranks: SequenceGroup, with_entropy: bool) -> TokenStatistics:
+    def _shared_forward(
+        self, micro_batch: MicroBatch, ranks: SequenceGroup, with_entropy: bool, temperature: float | None
+    ) -> TokenStatistics:
         """Each rank computes its part of the sequence, and all get what there is to know of its targets."""
         place, mine, counts = ranks.part(micro_batch)
         states = self._hidden_states(micro_batch, place)
         hidden = states.flatten(0, 1)[micro_batch.predictors[mine] - place.start]
-        statistics = self.lm_head(hidden, micro_batch.targets[mine], with_entropy)
+        statistics = self.lm_head(hidden, micro_batch.targets[mine], with_entropy, temperature)
         return TokenStatistics(
             ranks.gather(statistics.log_probs, counts),
             # Token gradients are taken from passes that nothing is trained by.

@@ -42,7 +42,7 @@ class Engine(Protocol):
         ...
 
     def log_probs(self, token_ids: Sequence[int]) -> Floats:
-        """Log-probability of every token but the first, given those before it."""
+        """Log-probability of every token but the first, given those before it, at temperature 1."""
         ...
 
     def transfer(self, method: str, *args: Any) -> None:

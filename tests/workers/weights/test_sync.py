@@ -23,7 +23,9 @@ PROBE = [1 + 7 * i % 250 for i in range(48)]
 LIMIT = 1e-4
 
 
-async def differences(engine_model, learner_model, *, num_workers: int) -> tuple[list[float], list[float]]:
+async def differences(
+    engine_model, learner_model, *, num_workers: int, temperature: float
+) -> tuple[list[float], list[float]]:
     """Largest difference to the learner for each engine, before and after a sync."""
     rollouts = RolloutPool(
         str(engine_model),
@@ -44,7 +46,7 @@ async def differences(engine_model, learner_model, *, num_workers: int) -> tuple
                     aggregation=TokenMeanConfig(),
                 ),
                 dtype="float32",
-                temperature=1.0,
+                temperature=temperature,
                 mismatch_limit=1e-3,
             ),
             rollouts.ready(),
@@ -65,10 +67,17 @@ async def differences(engine_model, learner_model, *, num_workers: int) -> tuple
             ray.kill(actor)
 
 
-@pytest.mark.parametrize(("tied", "num_workers"), [(True, 2), (False, 1)], ids=["tied-two-engines", "untied"])
-def test_engine_has_the_learners_policy_after_a_sync_and_not_before(ray_cluster, make_model, tied, num_workers):
+@pytest.mark.parametrize(
+    ("tied", "num_workers", "temperature"), [(True, 2, 1.0), (False, 1, 0.7)], ids=["tied-two-engines", "untied-cool"]
+)
+def test_engine_has_the_learners_policy_after_a_sync_and_not_before(
+    ray_cluster, make_model, tied, num_workers, temperature
+):
+    """Whatever the temperature of sampling: no engine applies it to the tokens of a probe."""
     engine_model = make_model(tie_embeddings=tied, seed=0)
     learner_model = make_model(tie_embeddings=tied, seed=1)
-    before, after = asyncio.run(differences(engine_model, learner_model, num_workers=num_workers))
+    before, after = asyncio.run(
+        differences(engine_model, learner_model, num_workers=num_workers, temperature=temperature)
+    )
     assert min(before) > 100 * LIMIT
     assert max(after) < LIMIT
