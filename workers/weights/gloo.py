@@ -4,8 +4,9 @@ vLLM ships NCCL and CUDA IPC backends and accepts others through its factories; 
 GPU. Learner rank 0 is rank 0 of the group, the engines follow. Importing the module registers both sides.
 """
 
+import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, Self
@@ -33,6 +34,9 @@ from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, i
 from workers.weights.buckets import buckets
 
 BACKEND = "gloo"
+
+POLL_S = 0.0005
+"""How often the sender looks whether the engines are still with it."""
 
 
 @dataclass
@@ -75,10 +79,21 @@ def _join(address: str, port: int, rank: int, world_size: int, timeout_s: float)
     )
 
 
-def _broadcast(group: ProcessGroup, tensor: torch.Tensor) -> None:
+def _broadcast(group: ProcessGroup, tensor: torch.Tensor) -> Any:
+    """Begin; the returned work is waited for."""
     options = BroadcastOptions()
     options.rootRank = 0
-    group.broadcast([tensor], options).wait()
+    return group.broadcast([tensor], options)
+
+
+def _send(group: ProcessGroup, tensor: torch.Tensor, received: Future[None]) -> None:
+    """Broadcast to the engines, unless one of them gives up: what it says would come after this wait's deadline."""
+    work = _broadcast(group, tensor)
+    while not work.is_completed():
+        if received.done():
+            received.result()
+        time.sleep(POLL_S)
+    work.wait()
 
 
 def _fill_bucket(weights: Iterator[tuple[str, torch.Tensor]], bucket: list[ParamMeta]) -> torch.Tensor:
@@ -126,7 +141,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         for bucket in buckets(metadata):
             sizes = [torch.Size(meta.shape).numel() for meta in bucket]
             flat = torch.empty(sum(sizes), dtype=bucket[0].dtype)
-            _broadcast(self._group, flat)
+            _broadcast(self._group, flat).wait()
             self.model.load_weights(
                 (meta.name, part.view(meta.shape)) for meta, part in zip(bucket, flat.split(sizes), strict=True)
             )
@@ -190,7 +205,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             received = executor.submit(self.client.update_weights, asdict(info))
             weights = iter(self.source)
             for bucket in buckets(metadata):
-                _broadcast(group, _fill_bucket(weights, bucket))
+                _send(group, _fill_bucket(weights, bucket), received)
             for name, _ in weights:  # exhausts the iterator, which closes its last gather on every rank
                 raise RuntimeError(f"the weight source yields more than its metadata says: {name}")
             received.result()

@@ -11,11 +11,16 @@ from typing import Any
 import torch
 
 
-def run_ranks(function: Callable[..., Any], *arguments: Any, ranks: int) -> list[Any]:
-    """What `function(rank, *arguments)` returns on each of the ranks, which are processes of their own."""
+def free_port() -> int:
+    """One that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+        return int(probe.getsockname()[1])
+
+
+def run_ranks(function: Callable[..., Any], *arguments: Any, ranks: int) -> list[Any]:
+    """What `function(rank, *arguments)` returns on each of the ranks, which are processes of their own."""
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.spawn(_rank, args=(function, arguments, ranks, port, folder), nprocs=ranks)
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(ranks)]
