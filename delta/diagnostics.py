@@ -1,6 +1,7 @@
 """Metrics of an update: running sums on a rank, one reduction, plain floats."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -43,7 +44,9 @@ class LearnerSums:
     loss/clip_fraction          share of tokens whose gradient a bound removed
     credit/lambda_std, _max     spread and largest of the coefficients
     importance/mean, _zero      factor between engine and learner where it is corrected for: mean, share that is 0
-    learner/grad_norm           before clipping, mean over optimizer steps
+    learner/grad_norm           before clipping, mean over optimizer steps whose gradient was finite
+    learner/updates             optimizer steps that were made
+    learner/skipped_updates     those that were not, because their gradient was not finite
     learner/tokens              response tokens of the batch
     """
 
@@ -96,7 +99,7 @@ class LearnerSums:
         )
 
     def add_grad_norm(self, norm: float) -> None:
-        """Add one optimizer step."""
+        """Add one optimizer step; one whose gradient is not finite changes no weight."""
         self._grad_norms.append(norm)
 
     def mismatch_max(self, all_max: Callable[[Tensor], Tensor]) -> float:
@@ -107,7 +110,8 @@ class LearnerSums:
         """Reduce over the ranks and finish the means."""
         counted, entropy, mismatch, weights, squares, trained, loss, clipped, kl = all_reduce(self._sums).tolist()
         mismatch_max, lambda_max = all_max(torch.cat([self._mismatch, self._lambda_max])).tolist()
-        tokens, trained, updates = max(counted, 1.0), max(trained, 1.0), max(len(self._grad_norms), 1)
+        tokens, trained, steps = max(counted, 1.0), max(trained, 1.0), max(len(self._grad_norms), 1)
+        norms = [norm for norm in self._grad_norms if math.isfinite(norm)]
         mean = weights / tokens
         names = sorted(self._means)
         sums = all_reduce(torch.stack([self._means[name] for name in names])).tolist() if names else []
@@ -117,11 +121,13 @@ class LearnerSums:
             "policy/mismatch_mean": mismatch / tokens,
             "policy/mismatch_max": mismatch_max,
             "policy/kl": kl / trained,
-            "loss/surrogate": loss / updates,
+            "loss/surrogate": loss / steps,
             "loss/clip_fraction": clipped / trained,
             "credit/lambda_std": max(squares / tokens - mean * mean, 0.0) ** 0.5,
             "credit/lambda_max": lambda_max,
-            "learner/grad_norm": sum(self._grad_norms) / updates,
+            "learner/grad_norm": sum(norms) / max(len(norms), 1),
+            "learner/updates": float(len(norms)),
+            "learner/skipped_updates": float(len(self._grad_norms) - len(norms)),
             "learner/tokens": counted,
         }
 

@@ -33,6 +33,10 @@ class MismatchError(DeltaError, RuntimeError):
     """Engine and learner disagree on the log-probabilities of the same tokens: the rollouts are not the policy's."""
 
 
+class GradientError(DeltaError, ArithmeticError):
+    """Gradients are infinite or not a number, again and again: the run would only look as if it trained."""
+
+
 class WorkerError(DeltaError, RuntimeError):
     """A worker died, missed its deadline or cannot do its work; the message names it and the phase."""
 

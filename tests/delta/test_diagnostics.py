@@ -75,6 +75,18 @@ def test_update_metrics_are_means_over_trained_tokens_and_steps() -> None:
     assert metrics["policy/kl"] == pytest.approx(sum(r - 1 - math.log(r) for r in (1.0, 2.0, 0.5)) / 3)
 
 
+def test_an_optimizer_step_without_a_finite_gradient_is_counted_and_spoils_no_mean() -> None:
+    sums = LearnerSums()
+    for norm in (1.0, math.inf, 3.0, math.nan):
+        sums.add_grad_norm(norm)
+    metrics = metrics_of(sums)
+    assert (metrics["learner/updates"], metrics["learner/skipped_updates"]) == (2, 2)
+    assert metrics["learner/grad_norm"] == 2.0
+    lost = LearnerSums()
+    lost.add_grad_norm(math.inf)
+    assert metrics_of(lost)["learner/grad_norm"] == 0.0
+
+
 def test_kl_estimate_keeps_tiny_steps() -> None:
     sums = LearnerSums()
     sums.add_update(torch.tensor(0.0), torch.tensor([1e-5, -1e-5]), torch.tensor([False, False]))

@@ -1,8 +1,12 @@
 """What a person should hear about a run that goes on, but teaches nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from delta.errors import GradientError
 from delta.types import RolloutGroup
+
+MAX_LOST_STEPS = 3
+"""Steps in a row that may train nothing for want of a finite gradient."""
 
 
 class ConstantRewardAlarm:
@@ -36,4 +40,38 @@ class ConstantRewardAlarm:
             f"alarm: every answer of the last {self._steps} steps had the reward {self._reward:g}, so nothing is "
             "learned. Look at answers in evaluations.jsonl: are they in the form that the verifier expects, and are "
             "the references right? delta-verify scores rows from the shell."
+        )
+
+
+class GradientAlarm:
+    """Rings for every optimizer step that DeepSpeed left out because its gradient was infinite or not a number.
+
+    One may be an accident of a single batch, and the run does without it. Where whole steps are lost one after the
+    other, the weights are not going to recover: they stay as they are, be it for days.
+    """
+
+    def __init__(self) -> None:
+        """Nothing was lost yet."""
+        self._lost = 0
+
+    def observe(self, metrics: Mapping[str, float], *, step: int) -> str | None:
+        """Look at the learner's metrics of a step; what to say if the alarm rings.
+
+        Raises:
+            GradientError: This step and those before it, `MAX_LOST_STEPS` together, trained nothing.
+        """
+        made, skipped = metrics["learner/updates"], metrics["learner/skipped_updates"]
+        self._lost = 0 if made else self._lost + 1
+        if not skipped:
+            return None
+        happened = (
+            f"step {step}: {skipped:.0f} of {made + skipped:.0f} optimizer steps were left out, because their gradient "
+            "was infinite or not a number"
+        )
+        if self._lost < MAX_LOST_STEPS:
+            return f"alarm: {happened}. The weights stay as they were before these."
+        raise GradientError(
+            f"{happened}; the {MAX_LOST_STEPS - 1} steps before trained nothing either. Look at loss, entropy and "
+            "learner/grad_norm of the steps before in metrics.jsonl; a lower learner.learning_rate or "
+            "model.dtype=float32 may help, in a new run_dir that begins at a checkpoint before (resume_from=...)."
         )

@@ -17,7 +17,7 @@ from delta.data.sampler import PromptSampler
 from delta.diagnostics import batch_metrics, check_mismatch
 from delta.errors import DiedError, FaultError, StallError, StorageError, WorkerError
 from delta.types import Prompt, UpdateReport
-from workers.controller.alarms import ConstantRewardAlarm
+from workers.controller.alarms import ConstantRewardAlarm, GradientAlarm
 from workers.controller.checkpoints import CheckpointStore, Manifest, find_checkpoint, read_manifest
 from workers.controller.collection import Collected, Collector, rollout_seed
 from workers.controller.config import Resume, TrainConfig
@@ -70,6 +70,7 @@ class Controller:
         self.interruption = Interruption(grace_s=config.faults.grace_s)
         self._faults = FaultDesk(config.faults, run_dir=run_dir, console=console)
         self._constant_reward = ConstantRewardAlarm(steps=config.verifier.constant_reward_steps)
+        self._gradients = GradientAlarm()
         probe = [token for prompt in data.train[:PROBE_TOKENS] for token in prompt.token_ids]
         self._probe = (probe * 2)[:PROBE_TOKENS]
 
@@ -139,7 +140,11 @@ class Controller:
         self._step = step + 1
         self._taken += len(collected.sampled)
         now = time.perf_counter()
-        if alarm := self._constant_reward.observe(collected.sampled):
+        alarms = (
+            self._constant_reward.observe(collected.sampled),
+            self._gradients.observe(report.metrics, step=self._step),
+        )
+        for alarm in filter(None, alarms):
             self._console.warn(alarm)
         for group in collected.filtered:
             self._filtered.append({"step": self._step, "prompt": group.prompt.id, "reason": "equal rewards"})

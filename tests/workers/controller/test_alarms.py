@@ -1,10 +1,11 @@
-"""The alarm rings when every answer has had one and the same reward for too long, and only then."""
+"""Alarms ring when a run goes on but teaches nothing, and only then: equal rewards, gradients that are not finite."""
 
 import pytest
 
+from delta.errors import GradientError
 from delta.types import Outcome, RolloutGroup
 from tests.factories import make_group
-from workers.controller.alarms import ConstantRewardAlarm
+from workers.controller.alarms import MAX_LOST_STEPS, ConstantRewardAlarm, GradientAlarm
 
 
 def steps(alarm: ConstantRewardAlarm, *steps: tuple[float, ...]) -> list[bool]:
@@ -57,3 +58,28 @@ def test_answers_that_were_not_judged_do_not_count():
     assert alarm.observe([unjudged()]) is None
     assert alarm.observe([make_group((1.0, 0.0), outcomes=[Outcome.correct, Outcome.timeout]), unjudged()]) is not None
     assert alarm.observe([unjudged()]) is None
+
+
+def look(alarm: GradientAlarm, *, made: int, skipped: int, step: int = 7) -> str | None:
+    return alarm.observe({"learner/updates": float(made), "learner/skipped_updates": float(skipped)}, step=step)
+
+
+def test_finite_gradients_are_nothing_to_talk_about():
+    alarm = GradientAlarm()
+    assert [look(alarm, made=2, skipped=0) for _ in range(2 * MAX_LOST_STEPS)] == [None] * 2 * MAX_LOST_STEPS
+
+
+def test_an_optimizer_step_that_was_left_out_is_told_and_the_run_goes_on():
+    alarm = GradientAlarm()
+    for _ in range(2 * MAX_LOST_STEPS):
+        message = look(alarm, made=1, skipped=1)
+        assert message is not None
+        assert "step 7: 1 of 2 optimizer steps were left out" in message
+
+
+def test_steps_that_train_nothing_one_after_the_other_end_the_run():
+    alarm = GradientAlarm()
+    for made, skipped in [(0, 2)] * (MAX_LOST_STEPS - 1) + [(2, 0)] + [(0, 2)] * (MAX_LOST_STEPS - 1):
+        assert (look(alarm, made=made, skipped=skipped) is None) == (skipped == 0)
+    with pytest.raises(GradientError, match=r"step 12: 2 of 2 optimizer steps .* the 2 steps before trained nothing"):
+        look(alarm, made=0, skipped=2, step=12)

@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_grad
@@ -108,6 +109,21 @@ def offload_rank(rank: int, path):
     return found
 
 
+def lost_rank(rank: int, path):
+    """Norm and largest change of the weights in three updates, of which the second is no number on one of the ranks."""
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        engine = create_engine(load(path, dtype), LearnerConfig(adam_eps=1e-2))
+        for step in range(3):
+            before = masters(engine)
+            factor = torch.nan if step == rank == 1 else 1.0
+            engine.backward(loss_of(engine, micro_batch(10 * step + rank)) * factor)
+            engine.step()
+            after = masters(engine)
+            found.append((float(engine.get_global_grad_norm()), compared([(before[n], after[n]) for n in before])))
+    return found
+
+
 def packed(seed: int, *lengths: int) -> MicroBatch:
     """Rows of the given lengths end to end; every position predicts."""
     generator = torch.Generator().manual_seed(seed)
@@ -159,6 +175,19 @@ def test_reduction_in_bfloat16_would_be_noticed(make_model):
     """The control of the test above."""
     for error, *_ in run_ranks(bfloat16_rank, make_model(), "bf16", ranks=2):
         assert error > 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_an_update_without_a_finite_gradient_changes_no_weight_and_every_rank_knows(make_model):
+    """What `learner/skipped_updates` and its alarm rely on: DeepSpeed goes on without a word."""
+    for found in run_ranks(lost_rank, make_model(), ranks=2):
+        for norm, change in (found[1], found[4]):
+            assert not np.isfinite(norm)
+            assert change == 0
+        for norm, change in (*found[:1], *found[2:4], *found[5:]):
+            assert np.isfinite(norm)
+            assert change > 0
 
 
 @pytest.mark.slow
