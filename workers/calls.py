@@ -9,6 +9,14 @@ import ray
 
 from delta.errors import ConnectionLostError, DeltaError, DiedError, StallError, WorkerError
 
+GONE = (
+    ray.exceptions.RayActorError,
+    ray.exceptions.OutOfMemoryError,
+    ray.exceptions.NodeDiedError,
+    ray.exceptions.WorkerCrashedError,
+)
+"""What calls to a process fail with that is gone; Ray's memory monitor and lost nodes have exceptions of their own."""
+
 CONNECTION_LOST = re.compile(
     r"connection (closed|reset|aborted|refused)|closed by peer|broken pipe|socket (closed|timeout)"
     r"|gloo/transport|timed out waiting|ncclRemoteError|ncclSystemError|nccl communicator was aborted"
@@ -62,7 +70,7 @@ async def find_dead(actors: Mapping[str, Any], *, within_s: float) -> dict[str, 
     pending = set(tasks)
     while pending and not dead and (left_s := deadline - loop.time()) > 0:
         done, pending = await asyncio.wait(pending, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-        dead = {tasks[task]: cause_of(error) for task in done if isinstance(error := task.exception(), _ACTOR_DIED)}
+        dead = {tasks[task]: cause_of(error) for task in done if isinstance(error := task.exception(), GONE)}
     for task in pending:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -77,10 +85,10 @@ def translate(error: BaseException, *, name: str, phase: str) -> BaseException:
         if lost := _lost_connection(error.cause):
             return ConnectionLostError(f"{phase}: {name}: {lost}", who=name, phase=phase, cause=lost)
         return error
-    if isinstance(error, ray.exceptions.RayActorError):
+    if isinstance(error, GONE):
         cause = cause_of(error)
         message = f"{phase}: {name} died: {cause}. The run cannot go on without it."
-        if error.actor_init_failed:  # it would fail again
+        if getattr(error, "actor_init_failed", False):  # it would fail again
             return WorkerError(message)
         return DiedError(message, who=name, phase=phase, cause=cause)
     return error
@@ -104,6 +112,8 @@ def cause_of(error: BaseException | None) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
+    if isinstance(error, ray.exceptions.OutOfMemoryError):  # advice and a table of processes follow
+        return lines[0].rstrip(".")
     if "creation task" in lines[0]:
         return " ".join(lines[-4:]).rstrip(".")
     # After the actor's particulars, one a line with a colon, comes the reason; the first line says only that it died.
@@ -111,7 +121,6 @@ def cause_of(error: BaseException | None) -> str:
     return (" ".join(reasons) or lines[0]).rstrip(".")
 
 
-_ACTOR_DIED = ray.exceptions.RayActorError
 _PARTICULAR = re.compile(r"(class_name|actor_id|pid|name|namespace|ip): ")
 
 

@@ -7,7 +7,7 @@ import pytest
 import ray
 
 from delta.errors import ConnectionLostError, DataError, DiedError, FaultError, StallError, WorkerError
-from workers.calls import find_dead, gather
+from workers.calls import find_dead, gather, translate
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -106,6 +106,15 @@ def test_the_dead_are_found_among_the_busy(helpers):
     dead = asyncio.run(find_dead({"busy": first, "victim": second}, within_s=30))
     assert list(dead) == ["victim"]
     assert not ray.wait([busy], timeout=0)[0]  # nobody waited for it
+
+
+def test_who_was_ended_for_want_of_memory_died_too():
+    """Ray's monitor is faster than the kernel, and has an exception of its own."""
+    killed = ray.exceptions.OutOfMemoryError("Task was killed due to the node running low on memory.\nTop 10: ...")
+    error = translate(killed, name="learner rank 1", phase="update")
+    assert isinstance(error, DiedError)
+    assert (error.who, error.phase) == ("learner rank 1", "update")
+    assert error.cause == "Task was killed due to the node running low on memory"
 
 
 def test_user_errors_come_through_as_themselves_and_others_with_their_traceback(helpers):

@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from delta.errors import WorkerError
 from delta.rewards import RewardConfig
 from delta.types import Outcome, Sample, Verdict
-from workers.calls import gather
+from workers.calls import GONE, gather
 from workers.verifier.actor import VerifierActor
 from workers.verifier.cache import VerdictCache
 from workers.verifier.config import PoolConfig, ScoringConfig
@@ -109,7 +109,7 @@ class VerifierPool:
                 try:
                     await self._loaded(host)
                     verdicts, replaced = await asyncio.wait_for(host.actor.score.remote(lot), self._stall_s(host))
-                except (ray.exceptions.RayActorError, WorkerError, TimeoutError):
+                except (*GONE, WorkerError, TimeoutError):
                     self._replace(host)
                     self._statistics.retried += len(lot)
                 else:

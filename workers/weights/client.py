@@ -5,7 +5,7 @@ from typing import Any
 import ray
 from ray.actor import ActorHandle
 
-from workers.calls import stalled, translate
+from workers.calls import GONE, stalled, translate
 
 
 class RolloutWorkersClient:
@@ -55,7 +55,8 @@ class RolloutWorkersClient:
                 timeout_s=self._timeout_s,
                 answered=[names[call] for call in answered],
             ) from error
-        except ray.exceptions.RayActorError as error:
-            places = [place for place, actor in enumerate(self._actors) if actor._actor_id.hex() == error.actor_id]
+        except GONE as error:
+            gone = getattr(error, "actor_id", None)
+            places = [place for place, actor in enumerate(self._actors) if actor._actor_id.hex() == gone]
             name = f"rollout worker {places[0]}" if places else "a rollout worker"
             raise translate(error, name=name, phase=phase) from error
