@@ -90,9 +90,7 @@ class FaultDesk:
         """
         who, cause = error.who, error.cause
         if isinstance(error, StallError):
-            report = await write_stall_report(self._run_dir, error, step=step, awaited=awaited, actors=list(actors))
-            cause = f"{cause}; see {report.name}"
-            self._console.warn(f"{error.phase}: no answer from {who}; stacks of all processes are in {report}")
+            cause += await self._report(error, step=step, actors=actors, awaited=awaited)
         elif dead := await find_dead(actors, within_s=NOTICE_S):
             who = ", ".join(dead)
             cause = self._cause_of_death(next(iter(dead.values())))
@@ -101,6 +99,18 @@ class FaultDesk:
         elif isinstance(error, DiedError):
             cause = self._cause_of_death(cause)
         return self._decide(who=who, phase=error.phase, cause=cause, step=step, error=error, remedy=remedy)
+
+    async def _report(
+        self, stall: StallError, *, step: int, actors: Mapping[str, Any], awaited: Mapping[str, Sequence[str]]
+    ) -> str:
+        """Write the stall report; what to add to the cause. Without room for it the run may still be mended."""
+        try:
+            report = await write_stall_report(self._run_dir, stall, step=step, awaited=awaited, actors=list(actors))
+        except OSError as error:
+            self._console.warn(f"{stall.phase}: no answer from {stall.who}; no stall report could be written: {error}")
+            return ""
+        self._console.warn(f"{stall.phase}: no answer from {stall.who}; stacks of all processes are in {report}")
+        return f"; see {report.name}"
 
     def _decide(self, *, who: str, phase: str, cause: str, step: int, error: FaultError, remedy: str) -> Fault:
         restarts = self._restarts

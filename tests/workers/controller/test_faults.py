@@ -81,6 +81,16 @@ def test_a_lost_connection_between_the_living_is_not_blamed_on_anybody(helpers, 
     assert fault.who == "unknown (learner rank 0 lost its connection, and all processes live)"
 
 
+def test_a_full_disk_costs_the_report_and_not_the_restart(tmp_path, monkeypatch):
+    async def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("workers.controller.faults.write_stall_report", full)
+    stall = StallError("update: no answer", who="learner rank 1", phase="update", cause="no answer")
+    fault = take_in(desk(tmp_path), stall, {"learner rank 1": None})
+    assert (fault.cause, fault.action) == ("no answer", "restart 1 of 3")
+
+
 def test_a_stall_leaves_a_report_and_the_last_one_ends_the_run(tmp_path):
     stall = StallError(
         "update: no answer", who="learner rank 1", phase="update", cause="no answer", answered=("learner rank 0",)
