@@ -15,6 +15,8 @@ class DeadlinesConfig:
     """Starting processes and loading the model into them."""
     generation_s: float = 1800.0
     """Between two lots of finished rollouts of an engine."""
+    score_s: float = 1800.0
+    """From the last rollout of a batch to its last verdict; single answers have deadlines of their own (`verifier`)."""
     update_s: float = 3600.0
     """Old pass, credit and all optimizer steps of a batch."""
     sync_s: float = 600.0

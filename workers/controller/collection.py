@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from delta.data.sampler import PromptSampler
 from delta.errors import WorkerError
 from delta.types import FinishReason, Outcome, Prompt, Rollout, RolloutGroup, Sample, Verdict
+from workers.calls import stalled
 from workers.controller.config import TrainConfig
 from workers.controller.evaluation import Scored
 from workers.rollout.engine import SamplingRequest
@@ -49,12 +51,15 @@ class Collector:
         self._rollouts = rollouts
         self._verifier = verifier
         self._prompts: Sequence[Prompt] = ()
+        self._unscored: Counter[int] = Counter()
+        """Rollouts that the verifier has, by group."""
 
     def awaited(self) -> dict[str, list[str]]:
-        """Ids of the prompts whose rollouts have not all been sampled, by the engine that samples them."""
-        return {
-            name: [self._prompts[group].id for group in groups] for name, groups in self._rollouts.awaited().items()
-        }
+        """Ids of the prompts whose rollouts are not all there, by the engine that samples them, or the verifier."""
+        groups: dict[str, Sequence[int]] = {**self._rollouts.awaited()}
+        if unscored := sorted(+self._unscored):
+            groups["verifier"] = unscored
+        return {name: [self._prompts[group].id for group in members] for name, members in groups.items()}
 
     async def collect(self, step: int, *, taken: int) -> Collected:
         """A step's groups, one for each prompt; where asked to, those without a signal are replaced, within bounds.
@@ -125,23 +130,36 @@ class Collector:
     async def sample_and_score(
         self, tasks: Sequence[RolloutTask], prompts: Sequence[Prompt]
     ) -> tuple[list[Scored], float]:
-        """Scored rollouts in no particular order, and the time at which the last one was sampled."""
+        """Scored rollouts in no particular order, and the time at which the last one was sampled.
+
+        Raises:
+            StallError: The verifier needed longer than `faults.deadlines.score_s` for what was left then.
+        """
 
         async def score(lot: list[Rollout]) -> list[Scored]:
+            self._unscored.update(rollout.group for rollout in lot)
             verdicts = await self._verifier.score([self._sample(rollout, prompts[rollout.group]) for rollout in lot])
+            self._unscored.subtract(rollout.group for rollout in lot)
             return [(rollout, self._charged(verdict)) for rollout, verdict in zip(lot, verdicts, strict=True)]
 
-        self._prompts = prompts
+        self._prompts, self._unscored = prompts, Counter()
         scoring: list[asyncio.Task[list[Scored]]] = []
         try:
             async for lot in self._rollouts.generate(tasks):
                 scoring.append(asyncio.create_task(score(lot)))
             generated = time.perf_counter()
-            scored = await asyncio.gather(*scoring)
+            scored = await self._last_verdicts(scoring)
         finally:
             for task in scoring:
                 task.cancel()
         return [pair for lot in scored for pair in lot], generated
+
+    async def _last_verdicts(self, scoring: Sequence[asyncio.Task[list[Scored]]]) -> list[list[Scored]]:
+        deadline_s = self._config.faults.deadlines.score_s
+        try:
+            return await asyncio.wait_for(asyncio.gather(*scoring), deadline_s)
+        except TimeoutError as error:
+            raise stalled(["verifier"], phase="scoring", timeout_s=deadline_s, answered=[]) from error
 
     def _sample(self, rollout: Rollout, prompt: Prompt) -> Sample:
         return Sample(

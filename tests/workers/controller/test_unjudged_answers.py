@@ -7,11 +7,12 @@ import pytest
 from delta.advantages import group_advantages
 from delta.data.arithmetic import ArithmeticConfig
 from delta.data.collate import rewards_of
-from delta.errors import WorkerError
+from delta.errors import StallError, WorkerError
 from delta.types import Outcome, Verdict
 from tests.workers.controller.test_dynamic_sampling import FakeRollouts, prompts
 from workers.controller.collection import Collector
-from workers.controller.config import TrainConfig
+from workers.controller.config import FaultsConfig, TrainConfig
+from workers.deadlines import DeadlinesConfig
 from workers.learner.config import LearnerConfig
 from workers.rollout.config import RolloutConfig
 from workers.verifier.config import PoolConfig
@@ -47,6 +48,38 @@ def advantages(groups):
     rows = group_advantages(*rewards_of(groups), normalize_std=False).tolist()
     assert all(row == rows[0] for row in rows)
     return rows[0]
+
+
+class Idle(FakeRollouts):
+    """Engines that have nothing to do any more."""
+
+    def awaited(self):
+        return {}
+
+
+class Silent:
+    """Knows the verdict of the first rollout of a group, and thinks for ever about the others."""
+
+    async def score(self, samples):
+        for sample in samples:
+            if sample.response.split()[1] != "0":
+                await asyncio.sleep(3600)
+        return [Verdict(Outcome.correct, 1.0)] * len(samples)
+
+
+def test_a_verifier_that_never_answers_is_a_stall_which_says_what_is_awaited():
+    config = TrainConfig(
+        model=WarmStartModelConfig(),
+        data=ArithmeticConfig(),
+        rollout=RolloutConfig(prompts_per_step=2, group_size=2),
+        verifier=PoolConfig(),
+        faults=FaultsConfig(deadlines=DeadlinesConfig(score_s=0.1)),
+    )
+    collector = Collector(config, prompts(), rollouts=Idle(), verifier=Silent())
+    with pytest.raises(StallError, match=r"^scoring: no answer from verifier within 0\.1 s") as stall:
+        asyncio.run(collector.collect(0, taken=0))
+    assert stall.value.who == "verifier"
+    assert collector.awaited() == {"verifier": [prompt.id for prompt in prompts().take(0, 2)]}
 
 
 @pytest.mark.parametrize("failure", ["timeout", "error"])
