@@ -4,17 +4,17 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from delta.data.problems import ProblemSet, encode_problems
 from delta.data.sources import load_problems
-from delta.errors import ConfigError, DataError, ModelError, StorageError
+from delta.errors import ConfigError, DataError, ModelError
 from delta.rewards import check_reference
 from delta.rewards.plugin import find
 from delta.types import FunctionTests, Outcome, PluginAnswer, Prompt, Sample
 from launch.memory import check_memory
-from workers.controller.config import Resume, TrainConfig
+from launch.run_folder import open_run_dir, refuse_other_run
+from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.loop import RunData
 from workers.learner.engine import check_learner
@@ -35,12 +35,11 @@ class Prepared:
     data: RunData
 
 
-def prepare(config: TrainConfig, settings: DictConfig, console: RunConsole) -> Prepared:
+def prepare(config: TrainConfig, console: RunConsole) -> Prepared:
     """Check and fetch everything a run needs, cheapest first.
 
     Args:
         config: The run.
-        settings: The same as Hydra composed it, to be kept in the run folder.
         console: Where progress is shown.
 
     Returns:
@@ -53,7 +52,6 @@ def prepare(config: TrainConfig, settings: DictConfig, console: RunConsole) -> P
     if data is None:
         raise ModelError(f"model.path={config.model.path}: no tokenizer; expected one for anything but dry_run=true.")
     run_dir = open_run_dir(config)
-    (run_dir / "config.yaml").write_text(OmegaConf.to_yaml(settings, resolve=True), encoding="utf-8")
     model_path = (
         warm_start(config.model, seed=config.seed, console=console)
         if isinstance(config.model, WarmStartModelConfig)
@@ -219,30 +217,3 @@ def encode(
             console.say(f"dropped {len(dropped)} of {len(part)} prompts longer than {room} tokens")
         parts.append(prompts)
     return RunData(train=parts[0], held_out=parts[1])
-
-
-def refuse_other_run(config: TrainConfig) -> None:
-    """Refuse a folder that holds a run where `resume=never`."""
-    run_dir = Path(config.run_dir)
-    if config.resume is Resume.never and (run_dir / "config.yaml").exists():
-        raise ConfigError(
-            f"run_dir={run_dir} already holds a run and resume=never. Choose another folder, or resume=auto to go on."
-        )
-
-
-def open_run_dir(config: TrainConfig) -> Path:
-    """Create the run folder; a folder with a run in it must be meant.
-
-    Raises:
-        ConfigError: It holds a run and `resume=never`.
-        StorageError: It cannot be written.
-    """
-    refuse_other_run(config)
-    run_dir = Path(config.run_dir)
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        (run_dir / ".writable").touch()
-        (run_dir / ".writable").unlink()
-    except OSError as error:
-        raise StorageError(f"run_dir={run_dir} cannot be written: {error}. Choose another folder.") from error
-    return run_dir

@@ -14,8 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from workers.controller.loop import SUMMARY
 from workers.controller.metrics import JsonLines
 from workers.controller.trajectory import versions
+from workers.files import storage_errors, write_whole
 
 PHASES = ("generate", "score", "old_pass", "credit", "update", "sync")
 WARM_UP_STEPS = 3
@@ -25,12 +27,17 @@ Row = dict[str, Any]
 
 
 def write(run_dir: Path, *, seed: int) -> None:
-    """Write `summary.json` and `curves.png` for a finished run."""
+    """Write `curves.png` and, last, `summary.json`, which says that the run is finished.
+
+    Raises:
+        StorageError: They cannot be written.
+    """
     rows = JsonLines(run_dir / "metrics.jsonl").rows()
     evaluations = JsonLines(run_dir / "evaluations.jsonl").rows()
     summary = summarize(rows, evaluations, seed=seed)
-    (run_dir / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    draw(rows, evaluations, run_dir / "curves.png")
+    with storage_errors(f"cannot write the summary of {run_dir}", remedy="Free space, then start the command again."):
+        draw(rows, evaluations, run_dir / "curves.png")
+        write_whole(run_dir / SUMMARY, json.dumps(summary, indent=1) + "\n")
 
 
 def summarize(rows: Sequence[Row], evaluations: Sequence[Row], *, seed: int) -> Row:
@@ -43,7 +50,8 @@ def summarize(rows: Sequence[Row], evaluations: Sequence[Row], *, seed: int) -> 
 
     Returns:
         accuracy_before and accuracy_after (greedy, held-out) with 95 % intervals, the same sampled, the share of
-        reasoned answers, steps, median_step_s and the medians of the phases in seconds, seed and versions.
+        reasoned answers, steps, median_step_s and the medians of the phases in seconds (null where no step was made),
+        seed and versions.
     """
     before, after = evaluations[0], evaluations[-1]
     timed = rows[WARM_UP_STEPS:] if len(rows) > WARM_UP_STEPS else rows
@@ -58,12 +66,16 @@ def summarize(rows: Sequence[Row], evaluations: Sequence[Row], *, seed: int) -> 
         }
     return summary | {
         "held_out_problems": after["problems"],
-        "steps": int(rows[-1]["step"]) if rows else 0,
-        "median_step_s": statistics.median(row["time/step_s"] for row in timed),
-        "phases": {f"{name}_s": statistics.median(row[f"time/{name}_s"] for row in timed) for name in PHASES},
+        "steps": int(after["step"]),
+        "median_step_s": _median(timed, "time/step_s"),
+        "phases": {f"{name}_s": _median(timed, f"time/{name}_s") for name in PHASES},
         "seed": seed,
         "versions": versions(),
     }
+
+
+def _median(rows: Sequence[Row], name: str) -> float | None:
+    return statistics.median(row[name] for row in rows) if rows else None
 
 
 def draw(rows: Sequence[Row], evaluations: Sequence[Row], path: Path) -> None:
@@ -109,7 +121,7 @@ def draw(rows: Sequence[Row], evaluations: Sequence[Row], path: Path) -> None:
 
 def show(run_dir: Path, console: Console) -> None:
     """Print the summary, a few problems with the answers before and after, and where the files are."""
-    summary = json.loads((run_dir / "summary.json").read_text(encoding="utf-8"))
+    summary = json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
     evaluations = JsonLines(run_dir / "evaluations.jsonl").rows()
     table = Table(
         title=f"{summary['held_out_problems']} held-out problems, {summary['steps']} steps", title_justify="left"
@@ -131,7 +143,8 @@ def show(run_dir: Path, console: Console) -> None:
             console.print(f"    {when:<6} {mark}: {_one_line(answer['response'])}", markup=False)
     if faults := JsonLines(run_dir / "faults.jsonl").rows():
         console.print(_faults_in_a_line(faults), style="yellow", markup=False)
-    console.print(f"median step {summary['median_step_s']:.2f} s; files in {run_dir}:")
+    median = summary["median_step_s"]
+    console.print(f"median step {median:.2f} s; files in {run_dir}:" if median else f"files in {run_dir}:")
     for name, what in (
         ("export", "the trained policy in Hugging Face format"),
         ("curves.png", "plots"),
@@ -166,5 +179,5 @@ def _one_line(text: str, *, width: int = 100) -> str:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    write(folder, seed=json.loads((folder / "summary.json").read_text())["seed"])
+    write(folder, seed=json.loads((folder / SUMMARY).read_text())["seed"])
     show(folder, Console())

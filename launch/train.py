@@ -22,6 +22,7 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
     """One run, with its files; the exit code."""
     from launch import report
     from launch.preflight import check, prepare
+    from launch.run_folder import held, keep_settings
     from workers.cluster import local_cluster
     from workers.controller.console import RunConsole
     from workers.controller.loop import Controller, is_complete
@@ -31,27 +32,28 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
         check(config, console)
         console.say("dry run: everything that can be checked before a run is in order; nothing was started.")
         return 0
-    prepared = prepare(config, settings, console)
+    prepared = prepare(config, console)
     run_dir = prepared.run_dir
-    if is_complete(config, data=prepared.data, run_dir=run_dir, say=console.warn):
-        console.say(f"{run_dir} is complete: all {config.steps} steps are done. More steps continue it.")
+    with held(run_dir):
+        if is_complete(config, data=prepared.data, run_dir=run_dir, say=console.warn):
+            console.say(f"{run_dir} is complete: all {config.steps} steps are done. More steps continue it.")
+            return 0
+        keep_settings(run_dir, settings)
+        with local_cluster(config.cluster, log_folder=run_dir / "ray_logs"):
+            controller = Controller(
+                config, model_path=prepared.model_path, data=prepared.data, run_dir=run_dir, console=console
+            )
+            try:
+                complete = asyncio.run(controller.run())
+            except asyncio.CancelledError:  # a second signal, or the end of the grace: at once, without a checkpoint
+                complete = False
+        if not complete:
+            number = controller.interruption.signal or signal.SIGINT
+            console.say(f"interrupted by {number.name}. Go on with: {_again(run_dir)}")
+            return _exit_code(number)
+        report.write(run_dir, seed=config.seed)
+        report.show(run_dir, console.console)
         return 0
-
-    with local_cluster(config.cluster, log_folder=run_dir / "ray_logs"):
-        controller = Controller(
-            config, model_path=prepared.model_path, data=prepared.data, run_dir=run_dir, console=console
-        )
-        try:
-            complete = asyncio.run(controller.run())
-        except asyncio.CancelledError:  # a second signal, or the end of the grace: at once, without a checkpoint
-            complete = False
-    if not complete:
-        number = controller.interruption.signal or signal.SIGINT
-        console.say(f"interrupted by {number.name}. Go on with: {_again(run_dir)}")
-        return _exit_code(number)
-    report.write(run_dir, seed=config.seed)
-    report.show(run_dir, console.console)
-    return 0
 
 
 def _exit_code(number: signal.Signals) -> int:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -43,10 +44,42 @@ def storage_errors(what: str, *, remedy: str = "") -> Iterator[None]:
         raise StorageError(f"{what}: {error}{f'. {remedy}' if remedy else ''}") from error
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file's content at once or not at all: a full disk, or a kill, leaves the old one.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    draft = path.with_name(f".writing-{path.name}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def replace_folder(draft: Path, final: Path) -> None:
+    """Put a finished folder in its place; what was there before is renamed away first, then deleted."""
+    doomed = final.with_name(f".writing-replaced-{final.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    if final.exists():
+        final.rename(doomed)
+    draft.rename(final)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
 def digest(path: Path) -> FileDigest:
-    """Size and checksum of a file's content."""
-    with path.open("rb") as file:
-        return FileDigest(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    """Size and checksum of a file's content.
+
+    Raises:
+        OSError: It cannot be read; its `filename` says which.
+    """
+    try:
+        with path.open("rb") as file:
+            return FileDigest(path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:  # reading, unlike opening, does not say what
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def digests(folder: Path, names: Iterable[str]) -> dict[str, FileDigest]:
@@ -84,7 +117,11 @@ def describe_difference(folder: Path, expected: Mapping[str, FileDigest], *, che
         if (size := (folder / name).stat().st_size) != wanted.size:
             return f"{name} has {size:,} bytes, {wanted.size:,} were written"
     if checksums:
-        for name, found in digests(folder, expected).items():
+        try:
+            seen = digests(folder, expected)
+        except OSError as error:  # a disk that fails
+            return f"{Path(error.filename).relative_to(folder)} cannot be read ({error.strerror})"
+        for name, found in seen.items():
             if found.sha256 != expected[name].sha256:
                 return (
                     f"{name} was changed after it was written (SHA-256 {found.sha256[:12]}..., "

@@ -118,7 +118,7 @@ def run(workload: str, steps: int, overrides: list[str], credits: dict) -> dict:
         settings = compose_config([*overrides, f"run_dir={folder}/run"])
         config = OmegaConf.to_object(settings)
         console = RunConsole(quiet=True)
-        prepared = prepare(config, settings, console)
+        prepared = prepare(config, console)
         controller = BenchController(
             config, model_path=prepared.model_path, data=prepared.data, run_dir=prepared.run_dir, console=console
         )

@@ -66,3 +66,13 @@ def test_files_are_written_and_shown(tmp_path, capsys):
     assert "after  right: 1+1=2 ⏎ #### 2" in shown
     assert str(tmp_path) in shown
     assert "faults: 4 (1 earlier; learner rank 1 in update after step 2: restart 2 of 9; " in shown.replace("\n", " ")
+
+
+def test_a_run_without_a_step_of_its_own_has_a_summary_too(tmp_path, capsys):
+    """It began at the checkpoint of another run that had made them all."""
+    (tmp_path / "evaluations.jsonl").write_text(json.dumps(evaluation(6, 0.8, right=True)) + "\n")
+    report.write(tmp_path, seed=5)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["steps"], summary["median_step_s"]) == (6, None)
+    report.show(tmp_path, Console(width=120))
+    assert f"files in {tmp_path}" in capsys.readouterr().out.replace("\n", "")

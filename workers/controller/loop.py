@@ -4,6 +4,7 @@ The controller schedules and accounts. It never touches tensors of model size an
 """
 
 import asyncio
+import json
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -28,11 +29,14 @@ from workers.controller.faults import FaultDesk
 from workers.controller.interruption import Interrupted, Interruption
 from workers.controller.metrics import JsonLines, Row, Tracker
 from workers.controller.saving import Saver
-from workers.controller.trajectory import check_same_trajectory, trajectory_of
+from workers.controller.trajectory import changed_versions, check_same_trajectory, trajectory_of
 from workers.rollout.engine import SamplingRequest
 from workers.rollout.worker import RolloutTask
 
 T = TypeVar("T")
+
+SUMMARY = "summary.json"
+"""The last file of a finished run."""
 
 PROBE_TOKENS = 64
 """Length of the parity probe."""
@@ -65,6 +69,7 @@ class Controller:
         self._checkpoints = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
         self._trajectory = trajectory_of(config, data.train)
         self._step, self._taken = 0, 0  # steps done, prompts taken from the stream
+        self._began_from: Path | None = None
         self._evaluated: set[int] = set()  # steps; their file holds all answers and is not to be read at each step
         self._tracker = Tracker(config.logger, run_dir=run_dir, settings=self._trajectory)
         self.interruption = Interruption(grace_s=config.faults.grace_s)
@@ -208,14 +213,22 @@ class Controller:
         self._step, self._taken = 0, 0
         # Checksums were looked at before anything was started.
         found = await asyncio.to_thread(
-            starting_point, self._config, self._checkpoints, say=self._console.warn, checksums=False
+            starting_point,
+            self._config,
+            self._checkpoints,
+            say=self._console.warn,
+            checksums=False,
+            began_from=self._began_from,
         )
         if found is not None:
             folder, manifest = found
+            self._began_from = None if folder.is_relative_to(self._run_dir) else folder
             check_same_trajectory(self._trajectory, manifest.trajectory, folder=folder)
             await self._learners.load(folder)
             self._step, self._taken = manifest.step, manifest.prompts
             self._console.say(f"resumed from {folder}: {manifest.step} steps done")
+            if changed := changed_versions(manifest.versions):
+                self._console.say(f"it was written with {changed}: the next steps may not be bit-identical")
             if manifest.ranks != self._config.learner.num_ranks:
                 self._console.say(
                     f"it was written by {manifest.ranks} learner ranks, and learner.num_ranks="
@@ -321,19 +334,25 @@ class Controller:
         self._tracker.log(row, step=self._step)
 
     def _check_space(self, checkpoint_bytes: int) -> None:
-        """Room for all that are kept, and for the one that is being written; each write looks again."""
-        needed = checkpoint_bytes * (self._config.checkpoint.keep + 1)
+        """Room for those still missing of all that are kept, and for the one being written; each write looks again."""
+        missing = max(self._config.checkpoint.keep - len(self._checkpoints.published()), 0) + 1
+        needed = checkpoint_bytes * missing
         free = shutil.disk_usage(self._run_dir).free
         if free < needed:
             raise StorageError(
-                f"{self._run_dir} has {free / 2**20:.0f} MiB free; {self._config.checkpoint.keep + 1} checkpoints of "
-                f"{checkpoint_bytes / 2**20:.0f} MiB take {needed / 2**20:.0f} MiB. Free space, choose another "
+                f"{self._run_dir} has {free / 2**20:.0f} MiB free; {missing} checkpoint{'s' * (missing > 1)} of "
+                f"{checkpoint_bytes / 2**20:.0f} MiB more take {needed / 2**20:.0f} MiB. Free space, choose another "
                 "run_dir, or lower checkpoint.keep."
             )
 
 
 def starting_point(
-    config: TrainConfig, checkpoints: CheckpointStore, *, say: Callable[[str], None], checksums: bool = True
+    config: TrainConfig,
+    checkpoints: CheckpointStore,
+    *,
+    say: Callable[[str], None],
+    checksums: bool = True,
+    began_from: Path | None = None,
 ) -> tuple[Path, Manifest] | None:
     """The checkpoint a run goes on from; None to start anew.
 
@@ -344,6 +363,7 @@ def starting_point(
         checkpoints: Of the run.
         say: Told what is set aside.
         checksums: Read all files to find changed ones.
+        began_from: What `resume_from` was found to mean before; that run may have newer ones by now.
 
     Raises:
         CheckpointError: It cannot be used; the message says why and what to do.
@@ -354,7 +374,7 @@ def starting_point(
         else checkpoints.latest(checksums=checksums)
     )
     if found is None and config.resume_from:
-        path = find_checkpoint(Path(config.resume_from))
+        path = began_from or find_checkpoint(Path(config.resume_from))
         return path, read_manifest(path, checksums=checksums)
     return found
 
@@ -373,11 +393,17 @@ def is_complete(config: TrainConfig, *, data: RunData, run_dir: Path, say: Calla
         return False
     folder, manifest = found
     check_same_trajectory(trajectory_of(config, data.train), manifest.trajectory, folder=folder)
-    evaluations = JsonLines(run_dir / "evaluations.jsonl").rows()
     return (
         manifest.step >= config.steps
-        and (run_dir / "summary.json").exists()
         and (run_dir / "export" / "config.json").exists()
-        and evaluations[-1:] != []
-        and evaluations[-1]["step"] == manifest.step
+        and _steps_in_summary(run_dir) == manifest.step
     )
+
+
+def _steps_in_summary(run_dir: Path) -> int | None:
+    """Of the last time that the run came to its end; None if it never has."""
+    try:
+        summary: Row = json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return int(summary["steps"])

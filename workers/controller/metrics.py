@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from delta.errors import StorageError
+from workers.files import write_whole
 
 
 class WandbMode(Enum):
@@ -75,12 +76,9 @@ class JsonLines:
         if not self._path.exists():
             return
         kept = [row for row in self.rows() if row["step"] <= last_step]
-        draft = self._path.with_name(f".{self._path.name}.cut")
         try:
-            draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            draft.replace(self._path)
+            write_whole(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         except OSError as error:
-            draft.unlink(missing_ok=True)
             raise self._storage_error(error) from error
 
     def _storage_error(self, error: OSError) -> StorageError:

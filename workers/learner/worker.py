@@ -1,6 +1,7 @@
 """A learner rank as a process: group membership, weight sync, checkpoints, and the update itself."""
 
 import os
+import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from ray.actor import ActorHandle
 
 from delta.types import Floats, RolloutGroup, UpdateReport
 from workers.cpu_linear import use_onednn
-from workers.files import FileDigest, storage_errors
+from workers.files import FileDigest, replace_folder, storage_errors
 from workers.learner.checkpoint import LEARNER, MODEL, LearnerState, StagedState, write_description, write_state
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig, Learner
@@ -175,6 +176,8 @@ class LearnerWorker:
     def export(self, folder: str) -> None:
         """Write whole weights, configuration and tokenizer in Hugging Face format; rank 0 writes.
 
+        The folder appears, or replaces an older one, when everything is in it.
+
         With LoRA the weights include the adapter, which is also in the folder `adapter`, as peft keeps it.
 
         Raises:
@@ -190,11 +193,15 @@ class LearnerWorker:
             f"cannot write {folder}",
             remedy="Free space, then start the same command again: the policy is in the last checkpoint.",
         ):
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            self._causal_lm.save_pretrained(folder, state_dict=weights)
-            self._tokenizer.save_pretrained(folder)
+            final = Path(folder)
+            draft = final.with_name(f".writing-{final.name}")
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            self._causal_lm.save_pretrained(draft, state_dict=weights)
+            self._tokenizer.save_pretrained(draft)
             if adapter:
-                save_adapter(self._causal_lm, adapter, Path(folder) / "adapter")
+                save_adapter(self._causal_lm, adapter, draft / "adapter")
+            replace_folder(draft, final)
 
 
 def learner_environment(config: LearnerConfig) -> dict[str, str]:

@@ -1,0 +1,81 @@
+"""The folder of a run: opened for writing, held by one driver at a time, with the settings of the run in it."""
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from delta.errors import ConfigError, StorageError
+from workers.controller.config import Resume, TrainConfig
+from workers.files import storage_errors, write_whole
+
+SETTINGS = "config.yaml"
+
+
+def refuse_other_run(config: TrainConfig) -> None:
+    """Refuse a folder that holds a run where `resume=never`.
+
+    Raises:
+        ConfigError: It does.
+    """
+    run_dir = Path(config.run_dir)
+    if config.resume is Resume.never and (run_dir / SETTINGS).exists():
+        raise ConfigError(
+            f"run_dir={run_dir} already holds a run and resume=never. Choose another folder, or resume=auto to go on."
+        )
+
+
+def open_run_dir(config: TrainConfig) -> Path:
+    """Create the run folder; a folder with a run in it must be meant.
+
+    Raises:
+        ConfigError: It holds a run and `resume=never`.
+        StorageError: It cannot be written.
+    """
+    refuse_other_run(config)
+    run_dir = Path(config.run_dir)
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        (run_dir / ".writable").touch()
+        (run_dir / ".writable").unlink()
+    except OSError as error:
+        raise StorageError(f"run_dir={run_dir} cannot be written: {error}. Choose another folder.") from error
+    return run_dir
+
+
+@contextlib.contextmanager
+def held(run_dir: Path) -> Iterator[None]:
+    """Keep other drivers out of the folder while the block lasts: they would clear away each other's checkpoints.
+
+    The operating system lets go of it when this process ends, however it ends.
+
+    Raises:
+        ConfigError: Another driver holds it.
+    """
+    with (run_dir / ".driver").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ConfigError(
+                f"run_dir={run_dir} is in use by another run ({file.read().strip() or 'it does not say which'}). Wait "
+                "for it, end it, or choose another folder."
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def keep_settings(run_dir: Path, settings: DictConfig) -> None:
+    """Write the whole resolved configuration into the folder, once it is certain that the run goes on with it.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
+    with storage_errors(f"cannot write {run_dir / SETTINGS}", remedy="Free space or mend the permissions."):
+        write_whole(run_dir / SETTINGS, OmegaConf.to_yaml(settings, resolve=True))
