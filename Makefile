@@ -62,7 +62,7 @@ fmt: $(DEV)  ## format the sources
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: bench-verifier bench-credit bench-learner  ## speed of the verifier, cost of credit, speed and memory of the learner, as JSON
+bench: bench-verifier bench-credit bench-learner bench-checkpoint  ## the verifier, what credit costs, speed and memory of the learner, checkpoints, as JSON
 
 bench-verifier: $(READY)  ## verdicts per second: math beside plain math-verify, code, and a flood with hanging answers
 	@$(BIN)/python -m tests.bench.math_verdicts
