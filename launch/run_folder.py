@@ -1,10 +1,11 @@
 """The folder of a run: opened for writing, held by one driver at a time, with the settings of the run in it."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +15,7 @@ from workers.controller.config import Resume, TrainConfig
 from workers.files import storage_errors, write_whole
 
 SETTINGS = "config.yaml"
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def refuse_other_run(config: TrainConfig) -> None:
@@ -48,10 +50,14 @@ def open_run_dir(config: TrainConfig) -> Path:
 
 
 @contextlib.contextmanager
-def held(run_dir: Path) -> Iterator[None]:
+def held(run_dir: Path, *, say: Callable[[str], None]) -> Iterator[None]:
     """Keep other drivers out of the folder while the block lasts: they would clear away each other's checkpoints.
 
     The operating system lets go of it when this process ends, however it ends.
+
+    Args:
+        run_dir: The folder.
+        say: Told where the file system has no locks, as some cluster file systems do not.
 
     Raises:
         ConfigError: Another driver holds it.
@@ -65,6 +71,10 @@ def held(run_dir: Path) -> Iterator[None]:
                 f"run_dir={run_dir} is in use by another run ({file.read().strip() or 'it does not say which'}). Wait "
                 "for it, end it, or choose another folder."
             ) from error
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            say(f"{run_dir} cannot be locked ({error.strerror}): make sure that no other run uses it.")
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

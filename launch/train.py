@@ -34,7 +34,7 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
         return 0
     prepared = prepare(config, console)
     run_dir = prepared.run_dir
-    with held(run_dir):
+    with held(run_dir, say=console.warn):
         if is_complete(config, data=prepared.data, run_dir=run_dir, say=console.warn):
             console.say(f"{run_dir} is complete: all {config.steps} steps are done. More steps continue it.")
             return 0

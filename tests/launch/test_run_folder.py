@@ -1,5 +1,7 @@
 """The folder of a run has one driver at a time, and keeps the settings of the run that is in it."""
 
+import errno
+import fcntl
 import os
 
 import pytest
@@ -10,24 +12,38 @@ from launch.run_folder import held, keep_settings
 from tests.conftest import files_up_to
 
 
+def hold(run_dir, say=pytest.fail):
+    return held(run_dir, say=say)
+
+
 def test_a_second_driver_is_refused_and_told_who_is_there(tmp_path):
-    with held(tmp_path):
-        with pytest.raises(ConfigError, match=rf"in use by another run \(process {os.getpid()} on "), held(tmp_path):
+    with hold(tmp_path):
+        with pytest.raises(ConfigError, match=rf"in use by another run \(process {os.getpid()} on "), hold(tmp_path):
             pytest.fail("two drivers in one folder")
-        with pytest.raises(ConfigError, match=f"process {os.getpid()}"), held(tmp_path):
+        with pytest.raises(ConfigError, match=f"process {os.getpid()}"), hold(tmp_path):
             pytest.fail("the one that was refused let go of the folder")
-    with held(tmp_path):
+    with hold(tmp_path):
         pass
 
 
 def test_a_driver_that_was_killed_holds_nothing(tmp_path):
     child = os.fork()
     if child == 0:
-        with held(tmp_path):
+        with hold(tmp_path):
             os.kill(os.getpid(), 9)
     os.waitpid(child, 0)
-    with held(tmp_path):
+    with hold(tmp_path):
         pass
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    said = []
+    with hold(tmp_path, said.append):
+        assert said == [f"{tmp_path} cannot be locked (Function not implemented): make sure that no other run uses it."]
 
 
 def test_settings_that_cannot_be_written_leave_those_of_before(tmp_path):
