@@ -1,8 +1,8 @@
 """Peak memory of real learner ranks beside the plan: `python -m tests.bench.memory_plan`.
 
-Each rank is a process of its own around a random Qwen3: two updates of packed rows that fill the micro-batch, with
-DelTA's token vectors kept from an old pass, as a run does it. What the process had before the model was loaded is taken
-off both.
+Each rank is a process of its own around a random Qwen3: DelTA's token vectors kept from an old pass, and, when they are
+gone, two updates of packed rows that fill the micro-batch, as a run does it. What the process had before the model was
+loaded is taken off both.
 """
 
 import tempfile
@@ -68,6 +68,7 @@ def measure_rank(rank: int, folder: str, config: LearnerConfig, dtype: torch.dty
     with torch.no_grad():
         statistics = engine(batch, with_entropy=True)
         space.append(statistics.hidden, statistics.log_probs, batch.targets, torch.ones(tokens - 1))
+    del statistics, space
     engine.train()
     for _ in range(2):
         engine.backward(-engine(batch).log_probs.mean())

@@ -303,14 +303,13 @@ def _learner_parts(inputs: MemoryInputs) -> Iterable[Part]:
 
 
 def _credit_parts(inputs: MemoryInputs) -> Iterable[Part]:
-    """Token vectors stay until the step ends; sums over the LM head only while credit is computed."""
+    """Token vectors and sums over the LM head: both are gone when the updates begin, which need coefficients only."""
     model = inputs.model
     data_ranks = inputs.num_ranks // inputs.sequence_parallel
     vectors = -(-inputs.step_tokens // data_ranks) * model.hidden * inputs.proxy_bytes
     kept = min(vectors, inputs.device_cache_bytes) if inputs.on_gpu else vectors
-    passes = (Phase.credit, Phase.update)
-    yield Part("token vectors of credit", kept, passes)
-    yield Part("token vectors beyond the cache", vectors - kept, passes, Place.host)
+    yield Part("token vectors of credit", kept, (Phase.credit,))
+    yield Part("token vectors beyond the cache", vectors - kept, (Phase.credit,), Place.host)
     if inputs.keeps_head_sums:
         # Sums and centroids of both sides and a direction: float64 on a CPU, float32 on a GPU; and the head itself.
         head = model.vocabulary * model.hidden

@@ -1,13 +1,23 @@
 """The memory plan: hand-worked parts, sizes from a configuration alone, and a real rank against its plan."""
 
-from dataclasses import replace
+import weakref
+from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed
 from transformers import LlamaConfig, Qwen3Config, Qwen3MoeConfig
 
+from delta.advantages import GroupAdvantageConfig
+from delta.aggregations import TokenMeanConfig
+from delta.credit import DiscriminativeConfig
+from delta.surrogates import ClippedConfig
 from tests.bench import memory_plan as bench
-from workers.learner.config import OffloadDevice
+from tests.factories import make_group
+from tests.tiny_models import tiny_model
+from workers.learner.config import LearnerConfig, OffloadDevice
+from workers.learner.learner import AlgorithmConfig, Learner
 from workers.learner.memory_plan import (
     GIB,
     MemoryInputs,
@@ -20,6 +30,7 @@ from workers.learner.memory_plan import (
     peak,
     plan_memory,
 )
+from workers.learner.policy import Policy
 
 SHAPE = ModelShape(
     parameters=8_000_000_000,
@@ -171,6 +182,72 @@ def test_a_peak_is_what_is_always_there_and_the_largest_phase():
     always = by_phase.pop(Phase.always)
     assert plan.learner_device == always + max(by_phase.values())
     assert max(by_phase, key=by_phase.get) is Phase.update
+
+
+def test_token_vectors_are_counted_while_there_are_any():
+    parts = {part.name: part for part in plan_memory(replace(INPUTS, device_cache_bytes=GIB // 2)).learner}
+    kept, beyond = parts["token vectors of credit"], parts["token vectors beyond the cache"]
+    assert (kept.bytes, beyond.bytes) == (GIB // 2, 100_000 * 4096 * 2 - GIB // 2)
+    assert kept.phases == beyond.phases == (Phase.credit,)
+    more = replace(INPUTS, step_tokens=2 * INPUTS.step_tokens)
+    assert plan_memory(more).learner_device == plan_memory(INPUTS).learner_device  # updates are what it needs most for
+
+
+@dataclass
+class PlainEngine:
+    """A policy with the face of a DeepSpeed engine, trained by nothing."""
+
+    module: Policy
+    when_training: Any
+    """Called at the start of every optimizer step."""
+
+    def __call__(self, micro_batch, **arguments):
+        return self.module(micro_batch, **arguments)
+
+    def eval(self):
+        self.module.eval()
+
+    def train(self):
+        self.when_training()
+        self.module.train()
+
+    def backward(self, loss):
+        loss.backward()
+
+    def step(self):
+        self.module.zero_grad()
+
+    def get_global_grad_norm(self):
+        return 0.0
+
+
+def test_a_learner_lets_go_of_the_token_vectors_before_it_updates(tmp_path, monkeypatch):
+    spaces, alive = [], []
+    new_space = DiscriminativeConfig.new_space
+
+    def noted(config, logits):
+        space = new_space(config, logits)
+        spaces.append(weakref.ref(space))
+        return space
+
+    monkeypatch.setattr(DiscriminativeConfig, "new_space", noted)
+    algorithm = AlgorithmConfig(
+        advantage=GroupAdvantageConfig(),
+        credit=DiscriminativeConfig(),
+        surrogate=ClippedConfig(),
+        aggregation=TokenMeanConfig(),
+    )
+    engine = PlainEngine(
+        Policy(tiny_model("qwen3"), temperature=1.0), lambda: alive.append([space() for space in spaces])
+    )
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        learner = Learner(engine, algorithm, LearnerConfig(num_ranks=1), mismatch_limit=torch.inf)
+        learner.update([make_group([1.0, 0.0], group=group) for group in range(2)], policy_version=0)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert alive == [[None], [None]]  # two optimizer steps, one space
 
 
 @pytest.mark.slow
