@@ -138,20 +138,22 @@ class Limits:
 
 
 def memory_limits(config: TrainConfig) -> Limits:
-    """What there is: as configured, or as this machine has it free."""
+    """What there is: as configured, or as this machine has it free.
+
+    Raises:
+        ConfigError: A run that is to start counts on a GPU, which none can use yet.
+    """
     cluster = config.cluster
     configured = int(cluster.host_memory_gib * GIB) or None
     if not cluster.gpu_memory_gib:
         return Limits(None, configured or available_host_bytes())
-    device = int(cluster.gpu_memory_gib * GIB)
-    if config.dry_run:
-        return Limits(device, configured)  # of another machine
-    if not torch.cuda.is_available():
+    if not config.dry_run:
         raise ConfigError(
-            f"cluster.gpu_memory_gib={cluster.gpu_memory_gib:g}, and this machine has no GPU: expected it with "
-            "dry_run=true, to plan for another machine, or 0."
+            f"cluster.gpu_memory_gib={cluster.gpu_memory_gib:g} is for planning only: learners and engines of this "
+            "version run on the CPU, so they would hold in host memory what the plan counts on a GPU. Set dry_run=true "
+            "to plan for a machine with GPUs, or leave it at 0 to train."
         )
-    return Limits(min(device, torch.cuda.mem_get_info()[0]), configured or available_host_bytes())
+    return Limits(int(cluster.gpu_memory_gib * GIB), configured)  # of another machine
 
 
 def available_host_bytes() -> int:

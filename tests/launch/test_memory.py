@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from delta.errors import ConfigError
 from launch import memory
@@ -131,9 +132,9 @@ def test_a_container_with_less_than_its_machine(tmp_path, monkeypatch, folder, l
     assert available_host_bytes() > GIB // 2
 
 
-def test_a_gpu_elsewhere_is_for_planning_only():
+def test_gpu_memory_is_for_planning_only(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # whatever the machine has
     config = TrainConfig(cluster=ClusterConfig(gpu_memory_gib=80), dry_run=True)
     assert memory_limits(config) == Limits(80 * GIB, None)
-    if not memory.torch.cuda.is_available():
-        with pytest.raises(ConfigError, match=r"no GPU: expected it with dry_run=true"):
-            memory_limits(replace(config, dry_run=False))
+    with pytest.raises(ConfigError, match=r"gpu_memory_gib=80 is for planning only.*run on the CPU.*dry_run=true.*0"):
+        memory_limits(replace(config, dry_run=False))
