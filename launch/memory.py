@@ -114,6 +114,7 @@ def memory_inputs(config: TrainConfig, architecture: Any) -> MemoryInputs:
         lm_head_chunk_tokens=learner.lm_head_chunk_tokens,
         gradient_checkpointing=learner.gradient_checkpointing,
         sequence_parallel=learner.sequence_parallel,
+        may_share_sequences=learner.packing and not learner.compile,
         offload_optimizer=learner.offload.optimizer,
         offload_parameters=learner.offload.parameters,
         has_reference=config.regularization.kl > 0,
@@ -239,7 +240,7 @@ def shortage(plan: MemoryPlan, limits: Limits) -> str | None:
 
 
 def changes(inputs: MemoryInputs) -> list[tuple[str, MemoryInputs]]:
-    """Settings that would need less, one at a time."""
+    """Settings that would need less, one at a time; each leaves a configuration that is accepted."""
     found = []
 
     def add(text: str, **changed: object) -> None:
@@ -257,17 +258,21 @@ def changes(inputs: MemoryInputs) -> list[tuple[str, MemoryInputs]]:
     if inputs.offload_optimizer is OffloadDevice.none and inputs.on_gpu:
         add("learner.offload.optimizer=cpu", offload_optimizer=OffloadDevice.cpu)
     if inputs.offload_optimizer is not OffloadDevice.nvme:
-        add("learner.offload.optimizer=nvme", offload_optimizer=OffloadDevice.nvme)
+        add(
+            "learner.offload.optimizer=nvme learner.offload.nvme_path=DIR",
+            offload_optimizer=OffloadDevice.nvme,
+        )
     if inputs.offload_parameters is OffloadDevice.none and inputs.on_gpu:
         add("learner.offload.parameters=cpu", offload_parameters=OffloadDevice.cpu)
     if inputs.on_gpu:
         ranks = 2 * inputs.num_ranks
         add(f"learner.num_ranks={ranks}", num_ranks=ranks)
         shared = 2 * inputs.sequence_parallel
-        if inputs.num_ranks % shared == 0:
+        if _can_share(inputs, shared):
             add(f"learner.sequence_parallel={shared}", sequence_parallel=shared)
     elif inputs.num_ranks > 1:
-        add("learner.num_ranks=1", num_ranks=1, sequence_parallel=1)
+        alone = "" if inputs.sequence_parallel == 1 else " learner.sequence_parallel=1"
+        add(f"learner.num_ranks=1{alone}", num_ranks=1, sequence_parallel=1)
     live = inputs.model.largest_group
     if inputs.max_live_elements > live:
         add(f"+learner.deepspeed.zero_optimization.stage3_max_live_parameters={live}", max_live_elements=live)
@@ -286,6 +291,17 @@ def changes(inputs: MemoryInputs) -> list[tuple[str, MemoryInputs]]:
         proxy = min(inputs.proxy_bytes, 2)
         add("model.dtype=bfloat16", working_bytes=2, proxy_bytes=proxy)
     return found
+
+
+def _can_share(inputs: MemoryInputs, size: int) -> bool:
+    """Whether `size` ranks may share a sequence: what `LearnerConfig` and `share_sequences` ask for."""
+    heads, key_value_heads = inputs.model.num_heads, inputs.model.num_kv_heads
+    return (
+        inputs.may_share_sequences
+        and inputs.num_ranks % size == 0
+        and heads % size == 0
+        and (key_value_heads % size == 0 or size % key_value_heads == 0)
+    )
 
 
 def _gib(size: int) -> str:

@@ -2,18 +2,30 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from delta.errors import ConfigError
 from launch import memory
-from launch.memory import Limits, available_host_bytes, changes, memory_limits, shortage, table
+from launch.memory import (
+    Limits,
+    architecture_of,
+    available_host_bytes,
+    changes,
+    memory_inputs,
+    memory_limits,
+    shortage,
+    table,
+)
 from tests.conftest import Train
+from tests.launch.test_conf import composed
 from tests.workers.learner.test_memory_plan import INPUTS
 from workers.cluster import ClusterConfig
 from workers.controller.config import TrainConfig
 from workers.learner.memory_plan import GIB, plan_memory
+from workers.learner.sequence_parallel import share_sequences
 
 QWEN3_8B = {
     "architectures": ["Qwen3ForCausalLM"],
@@ -138,3 +150,46 @@ def test_gpu_memory_is_for_planning_only(monkeypatch):
     assert memory_limits(config) == Limits(80 * GIB, None)
     with pytest.raises(ConfigError, match=r"gpu_memory_gib=80 is for planning only.*run on the CPU.*dry_run=true.*0"):
         memory_limits(replace(config, dry_run=False))
+
+
+ADVISED = {
+    "a GPU": ["cluster.gpu_memory_gib=80", "learner.num_ranks=4"],
+    "padded rows": ["cluster.gpu_memory_gib=80", "learner.num_ranks=4", "learner.packing=false"],
+    "compiled": ["cluster.gpu_memory_gib=80", "learner.num_ranks=4", "learner.compile=true"],
+    "offloaded": ["cluster.gpu_memory_gib=80", "learner.offload.optimizer=cpu", "learner.offload.parameters=cpu"],
+    "a disk": ["cluster.gpu_memory_gib=80", "learner.offload.optimizer=nvme", "learner.offload.nvme_path=/disk"],
+    "a CPU": ["learner.sequence_parallel=2", "credit.proxy=last_layer", "regularization.kl=0.1"],
+}
+
+
+@pytest.mark.parametrize("settings", ADVISED.values(), ids=ADVISED)
+def test_advice_can_be_taken(settings):
+    config = composed(*settings)
+    architecture = architecture_of(config)
+    for text, inputs in changes(memory_inputs(config, architecture)):
+        taken = composed(*settings, *text.split(" (")[0].split())
+        if "tokens_per_micro_batch" not in text:  # which is about rollouts too, in words
+            assert memory_inputs(taken, architecture) == inputs
+
+
+@pytest.mark.parametrize(
+    ("heads", "key_value_heads", "size", "advised"),
+    [(32, 8, 8, True), (32, 8, 16, True), (28, 4, 8, False), (12, 3, 2, False), (12, 2, 4, True), (12, 8, 12, False)],
+)
+def test_sequences_are_shared_where_heads_can_be_dealt(monkeypatch, heads, key_value_heads, size, advised):
+    from deepspeed.runtime.sequence_parallel import parallel_state_sp
+
+    model = replace(INPUTS.model, num_heads=heads, num_kv_heads=key_value_heads)
+    texts = [text for text, _ in changes(replace(INPUTS, model=model, num_ranks=48, sequence_parallel=size // 2))]
+    assert (f"learner.sequence_parallel={size}" in texts) == advised
+
+    class DealtError(Exception):
+        """The heads were found fit."""
+
+    def accept(**_):
+        raise DealtError
+
+    monkeypatch.setattr(parallel_state_sp, "initialize_sequence_parallel", accept)
+    config = SimpleNamespace(num_attention_heads=heads, num_key_value_heads=key_value_heads)
+    with pytest.raises(DealtError if advised else ConfigError):
+        share_sequences(config, size)

@@ -117,6 +117,8 @@ class MemoryInputs:
     lm_head_chunk_tokens: int
     gradient_checkpointing: bool = False
     sequence_parallel: int = 1
+    may_share_sequences: bool = True
+    """Whether rows and layers are such that `sequence_parallel` may be more than 1: packed, and not compiled."""
     offload_optimizer: OffloadDevice = OffloadDevice.none
     offload_parameters: OffloadDevice = OffloadDevice.none
     has_reference: bool = False
