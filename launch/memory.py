@@ -24,13 +24,14 @@ from workers.learner.memory_plan import (
     MAX_LIVE_ELEMENTS,
     MIB,
     PREFETCH_ELEMENTS,
+    Held,
     MemoryInputs,
     MemoryPlan,
-    Part,
     Phase,
     Place,
     model_shape,
     plan_memory,
+    total,
 )
 from workers.warm_start.config import WarmStartModelConfig
 from workers.warm_start.make import model_config
@@ -209,34 +210,37 @@ def table(plan: MemoryPlan, limits: Limits) -> Table:
 
 def shortage(plan: MemoryPlan, limits: Limits) -> str | None:
     """What does not fit, what is largest in it, and what would help by how much; None if all fits."""
-    needs: list[tuple[str, Callable[[MemoryPlan], int], int | None, tuple[Part, ...], tuple[Place, ...]]] = [
-        ("a learner rank on its GPU", lambda plan: plan.learner_device, limits.device, plan.learner, (Place.device,)),
-        ("an engine on its GPU", lambda plan: plan.engine_device, limits.device, plan.engine, (Place.device,)),
+    needs: list[tuple[str, Callable[[MemoryPlan], list[Held]], int | None]] = [
+        ("a learner rank on its GPU", MemoryPlan.on_learner_device, limits.device),
+        ("an engine on its GPU", MemoryPlan.on_engine_device, limits.device),
         (
             "all processes on this host" if limits.device is None else "host memory of all processes",
-            lambda plan: plan.host,
+            MemoryPlan.on_host,
             limits.host,
-            (*plan.learner, *plan.engine, *plan.shared),
-            (Place.host,) if plan.inputs.on_gpu else (Place.device, Place.host),
         ),
     ]
-    for what, measure, limit, parts, places in needs:
-        needed = measure(plan)
+    for what, held, limit in needs:
+        needed = total(held(plan))
         if limit is None or needed <= limit:
             continue
-        largest = max((part for part in parts if part.place in places), key=lambda part: part.bytes)
+        largest = max(held(plan), key=lambda part: part.bytes)
         savings = sorted(
-            ((needed - measure(plan_memory(inputs)), text) for text, inputs in changes(plan.inputs)),
+            ((needed - total(held(plan_memory(inputs))), text) for text, inputs in changes(plan.inputs)),
             key=lambda pair: -pair[0],
         )
         helpful = "; ".join(f"{text} saves {_gib(saved)} GiB" for saved, text in savings[:5] if saved > limit // 200)
-        when = "" if Phase.always in largest.phases else f" ({', '.join(phase.value for phase in largest.phases)})"
         return (
             f"memory: {what} needs {_gib(needed)} GiB, and there are {_gib(limit)} GiB. The largest part is "
-            f"{largest.name}{when}, {_gib(largest.bytes)} GiB. What would help: "
-            f"{helpful or 'a smaller model, or more memory'}."
+            f"{_described(largest)}. What would help: {helpful or 'a smaller model, or more memory'}."
         )
     return None
+
+
+def _described(held: Held) -> str:
+    part = held.part
+    when = "" if Phase.always in part.phases else f" ({', '.join(phase.value for phase in part.phases)})"
+    owners = "" if held.count == 1 else f" in each of {held.count} {held.owner}s"
+    return f"{part.name}{when}, {_gib(part.bytes)} GiB{owners}"
 
 
 def changes(inputs: MemoryInputs) -> list[tuple[str, MemoryInputs]]:

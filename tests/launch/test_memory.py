@@ -24,7 +24,7 @@ from tests.launch.test_conf import composed
 from tests.workers.learner.test_memory_plan import INPUTS
 from workers.cluster import ClusterConfig
 from workers.controller.config import TrainConfig
-from workers.learner.memory_plan import GIB, plan_memory
+from workers.learner.memory_plan import GIB, Phase, plan_memory
 from workers.learner.sequence_parallel import share_sequences
 
 QWEN3_8B = {
@@ -150,6 +150,22 @@ def test_gpu_memory_is_for_planning_only(monkeypatch):
     assert memory_limits(config) == Limits(80 * GIB, None)
     with pytest.raises(ConfigError, match=r"gpu_memory_gib=80 is for planning only.*run on the CPU.*dry_run=true.*0"):
         memory_limits(replace(config, dry_run=False))
+
+
+def test_the_largest_part_is_one_without_which_less_is_needed():
+    """Loading has the largest single part of a rank, but the updates need more; and engines may be many or one."""
+    inputs = replace(INPUTS, on_gpu=False, micro_batch_tokens=1000, lm_head_chunk_tokens=1000)
+    for engines, expected in (
+        (1, "checkpoint on its way to the disk, 11.18 GiB in each of 8 learner ranks"),
+        (8, "weights, 14.90 GiB in each of 8 engines"),
+    ):
+        plan = plan_memory(replace(inputs, num_engines=engines))
+        assert max(plan.learner, key=lambda part: part.bytes).phases == (Phase.loading,)
+        message = shortage(plan, Limits(None, plan.host - 1))
+        assert message is not None
+        assert f"The largest part is {expected}. What would help: " in message
+    lighter = replace(plan, engine=tuple(part for part in plan.engine if part.name != "weights"))
+    assert shortage(lighter, Limits(None, plan.host - 1)) is None
 
 
 ADVISED = {

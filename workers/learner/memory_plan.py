@@ -157,6 +157,22 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A part in all processes of one kind that share a memory."""
+
+    part: Part
+    owner: str
+    """The kind of process."""
+    count: int = 1
+    """Of such processes."""
+
+    @property
+    def bytes(self) -> int:
+        """Of all of them."""
+        return self.count * self.part.bytes
+
+
+@dataclass(frozen=True, slots=True)
 class MemoryPlan:
     """The parts of one learner rank, of one engine, and of the rest of the run."""
 
@@ -165,26 +181,38 @@ class MemoryPlan:
     engine: tuple[Part, ...]
     shared: tuple[Part, ...]
 
+    def on_learner_device(self) -> list[Held]:
+        """What a learner rank holds at its peak on its accelerator, or in host memory where there is none."""
+        return [Held(part, "learner rank") for part in at_peak(self.learner, Place.device)]
+
+    def on_engine_device(self) -> list[Held]:
+        """What an engine holds, likewise."""
+        return [Held(part, "engine") for part in at_peak(self.engine, Place.device)]
+
+    def on_host(self) -> list[Held]:
+        """What all processes of the run hold in the memory of one host, each at its own peak."""
+        inputs = self.inputs
+        places = (Place.host,) if inputs.on_gpu else (Place.device, Place.host)
+        return [
+            *(Held(part, "learner rank", inputs.num_ranks) for part in at_peak(self.learner, *places)),
+            *(Held(part, "engine", inputs.num_engines) for part in at_peak(self.engine, *places)),
+            *(Held(part, "run") for part in at_peak(self.shared, Place.host)),
+        ]
+
     @property
     def learner_device(self) -> int:
         """Peak of a learner rank on its accelerator, or in host memory where there is none."""
-        return peak(self.learner, Place.device)
+        return total(self.on_learner_device())
 
     @property
     def engine_device(self) -> int:
         """Peak of an engine, likewise."""
-        return peak(self.engine, Place.device)
+        return total(self.on_engine_device())
 
     @property
     def host(self) -> int:
         """All processes of the run in the memory of one host."""
-        inputs = self.inputs
-        places = (Place.host,) if inputs.on_gpu else (Place.device, Place.host)
-        return (
-            inputs.num_ranks * peak(self.learner, *places)
-            + inputs.num_engines * peak(self.engine, *places)
-            + peak(self.shared, Place.host)
-        )
+        return total(self.on_host())
 
     @property
     def disk(self) -> int:
@@ -192,15 +220,21 @@ class MemoryPlan:
         return self.inputs.num_ranks * peak(self.learner, Place.disk)
 
 
+def at_peak(parts: Iterable[Part], *places: Place) -> list[Part]:
+    """The parts held at once: those that are always there and those of the phase that needs most."""
+    here = [part for part in parts if part.place in places]
+    phases = [[part for part in here if phase in part.phases or Phase.always in part.phases] for phase in Phase]
+    return max(phases, key=lambda held: sum(part.bytes for part in held))
+
+
 def peak(parts: Iterable[Part], *places: Place) -> int:
-    """Bytes held at once: what is always there and the largest phase."""
-    sums = dict.fromkeys(Phase, 0)
-    for part in parts:
-        if part.place in places:
-            for phase in part.phases:
-                sums[phase] += part.bytes
-    always = sums.pop(Phase.always)
-    return always + max(sums.values())
+    """Bytes held at once."""
+    return sum(part.bytes for part in at_peak(parts, *places))
+
+
+def total(held: Iterable[Held]) -> int:
+    """Bytes of them all."""
+    return sum(each.bytes for each in held)
 
 
 def plan_memory(inputs: MemoryInputs) -> MemoryPlan:
