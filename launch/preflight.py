@@ -61,7 +61,9 @@ def prepare(config: TrainConfig, console: RunConsole) -> Prepared:
 
 
 def check(config: TrainConfig, console: RunConsole) -> RunData | None:
-    """Everything that can be checked without writing or starting anything, and the memory plan.
+    """Everything that can be checked before anything is started, and the memory plan.
+
+    A dry run may be for another machine: it is not refused for what the learner lacks on this one, and writes nothing.
 
     Returns:
         The prompts; None in a dry run of a model without a tokenizer.
@@ -72,7 +74,7 @@ def check(config: TrainConfig, console: RunConsole) -> RunData | None:
     if isinstance(config.model, PretrainedModelConfig):
         check_model(config.model, needs_weights=not config.dry_run)
     check_context(config)
-    check_learner(config.learner)
+    check_learner(config.learner, on_this_machine=not config.dry_run)
     check_memory(config, console)
     problems = load_problems(config.data, seed=config.seed)
     check_references(problems, console)

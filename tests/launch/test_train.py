@@ -89,6 +89,20 @@ def test_an_unwritable_folder_is_named(train: Train, tmp_path):
     assert "cannot be written" in finished.stderr
 
 
+def test_a_dry_run_writes_nothing_and_asks_for_nothing_that_another_machine_may_have(
+    train: Train, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    offload = ("learner.offload.optimizer=nvme", f"learner.offload.nvme_path={tmp_path / 'disk'}")
+    settings = (*TINY, *offload, "learner.compile=true", f"run_dir={tmp_path / 'run'}")
+    finished = train(*settings, "dry_run=true", timeout_s=120, check=True)
+    assert "nothing was started" in finished.stdout
+    assert list(tmp_path.iterdir()) == []
+    owned = train(*settings, "dry_run=true", "+learner.deepspeed.bf16.enabled=true", timeout_s=120)
+    assert "decided by model.dtype" in owned.stderr
+    assert "no-such-compiler is not found" in train(*settings, timeout_s=120).stderr
+
+
 def test_the_whole_configuration_can_be_shown(train: Train):
     finished = train("--cfg", "job", "credit=uniform", "data=jsonl", check=True)
     assert "prompts_per_step: 32" in finished.stdout

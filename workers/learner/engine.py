@@ -74,13 +74,20 @@ def adamw(policy: Policy, config: LearnerConfig) -> Any:
     return torch.optim.AdamW(trained, fused=True, **settings)
 
 
-def check_learner(config: LearnerConfig) -> None:
-    """Refuse what this machine cannot do, before anything is started.
+def check_learner(config: LearnerConfig, *, on_this_machine: bool = True) -> None:
+    """Refuse what cannot be done, before anything is started.
+
+    Args:
+        config: The learner's.
+        on_this_machine: Ask for what it needs here as well, and make its folder for NVMe; without, nothing is written.
 
     Raises:
-        ConfigError: NVMe without DeepSpeed's asynchronous files, or compilation without a compiler.
+        ConfigError: DeepSpeed settings with another owner; NVMe without asynchronous files or a folder that can be
+            written; compilation without a compiler.
     """
     check_pass_through(config.deepspeed)
+    if not on_this_machine:
+        return
     compiler = os.environ.get("CXX", "g++")
     if config.compile and shutil.which(compiler) is None:
         raise ConfigError(
