@@ -1,12 +1,14 @@
 """Causal attention over packed rows, registered with transformers under the name `ATTENTION`.
 
-Rows lie end to end in one sequence and must not see each other. No mask of the size of the sequence squared is made:
+Rows lie end to end in one sequence and must not see each other. No mask of the size of the sequence, or of a row,
+squared is made:
 
 - on a GPU, in 16 bits, torch's variable-length attention (FlashAttention) takes the boundaries as they are;
 - elsewhere rows of like length are cut out of the sequence into rectangles, each an ordinary causal attention. Right
   padding is exact there, since no real token can see a pad, and only attention computes pads: the linear layers do not.
 
-A padded micro-batch is one rectangle to begin with, and takes the same path.
+A padded micro-batch is one rectangle to begin with, and takes the same path. A sliding window is left to the kernel on
+the former, and goes by blocks on the latter (`sliding_window`).
 """
 
 from collections.abc import Sequence
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from delta.errors import ConfigError
+from workers.learner.sliding_window import sliding_window_attention
 
 ATTENTION = "packed_rows"
 """The value for `attn_implementation`."""
@@ -183,19 +186,10 @@ def _rectangle_attention(
     query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None
 ) -> Tensor:
     """(b, heads, L, D) of tensors of that shape."""
-    width = query.shape[2]
-    mask = None
-    if window is not None and window < width:
-        ones = torch.ones(width, width, dtype=torch.bool, device=query.device)
-        mask = ones.tril() & ones.triu(1 - window)
+    if window is not None and window < query.shape[2]:
+        return sliding_window_attention(query, key, value, scaling=scaling, window=window)
     return scaled_dot_product_attention(
-        query,
-        key,
-        value,
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scaling,
-        enable_gqa=query.shape[1] != key.shape[1],
+        query, key, value, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
     )
 
 

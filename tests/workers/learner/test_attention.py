@@ -76,6 +76,24 @@ def test_rows_of_one_length_are_not_copied() -> None:
     assert rows.inverse is None
 
 
+@pytest.mark.parametrize("window", [None, 16])
+def test_nothing_of_the_length_squared_is_kept_for_the_backward_pass(window: int | None) -> None:
+    length = 256
+    saved: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    rows = packed_rows([length], CPU, torch.float32)
+    tensors = [tensor.float() for tensor in inputs(length)]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        attention(nn.Identity(), *tensors, None, sliding_window=window, rows=rows)
+    assert saved
+    assert max(tensor.untyped_storage().nbytes() // tensor.element_size() for tensor in saved) < length**2
+    assert max(tensor.numel() for tensor in saved) < length**2
+
+
 @pytest.mark.parametrize("name", ["softcap", "s_aux", "attn_bias"])
 def test_what_would_be_ignored_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match=f"Identity passes {name}"):
