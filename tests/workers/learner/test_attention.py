@@ -122,15 +122,27 @@ def test_rows_are_cut_wherever_no_kernel_takes_their_boundaries(
     assert takes_boundaries(torch.device(device), dtype) is expected
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+GPU = pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")])
+
+
+@pytest.mark.parametrize("device", ["cpu", GPU])
 @pytest.mark.parametrize("window", [None, 16])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-def test_a_gpu_keeps_rows_apart_in_every_precision(dtype: torch.dtype, window: int | None) -> None:
-    lengths = [100, 1, 37, 64]
-    tensors = [tensor.detach().to("cuda", dtype) for tensor in inputs(sum(lengths), width=64)]
-    rows = packed_rows(lengths, torch.device("cuda"), dtype)
-    output, _ = attention(nn.Identity(), *tensors, None, sliding_window=window, rows=rows)
-    wide = [tensor.cpu().double() for tensor in tensors]
-    expected = row_by_row(lengths, *wide, scaling=64**-0.5, window=window)
-    torch.testing.assert_close(output.cpu().double(), expected, atol=2e-2, rtol=2e-2)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-2), (torch.float32, 1e-3)])
+def test_every_device_keeps_rows_apart_in_every_precision(
+    device: str, dtype: torch.dtype, tolerance: float, window: int | None
+) -> None:
+    """Output and gradients beside those of each row alone, computed from the same numbers in float64."""
+    lengths, scaling = [100, 1, 37, 64], 0.2
+    tensors = [tensor.detach().to(device, dtype).requires_grad_() for tensor in inputs(sum(lengths), width=64)]
+    rows = packed_rows(lengths, torch.device(device), dtype)
+    output, _ = attention(nn.Identity(), *tensors, None, scaling=scaling, sliding_window=window, rows=rows)
+    wide = [tensor.detach().cpu().double().requires_grad_() for tensor in tensors]
+    expected = row_by_row(lengths, *wide, scaling=scaling, window=window)
+    direction = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    ours = torch.autograd.grad(output, tensors, direction.to(device))
+    references = torch.autograd.grad(expected, wide, direction.double())
+    for got, reference in zip((output, *ours), (expected, *references), strict=True):
+        size = float(reference.detach().std())
+        torch.testing.assert_close(
+            got.detach().cpu().double(), reference.detach(), rtol=tolerance, atol=tolerance * size
+        )
