@@ -29,6 +29,7 @@ _RECURRENT = {
     "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
 }  # fmt: skip
 _SINKS = {"deepseek_v4", "gpt_oss", "granite_swa", "granitemoe_swa", "hy_v4", "mimo_v2_flash"}
+_SAMPLED_EXPERTS = {"phimoe"}
 _SEEN_LAYERS = {"full_attention", "sliding_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
@@ -88,6 +89,8 @@ def refusal(settings: Mapping[str, Any], *, composite: bool) -> str | None:
         return "it has state-space, convolution or linear-attention layers, whose state would leak between packed rows."
     if kind in _SINKS:
         return "it has attention sinks, which the attention over packed rows does not compute."
+    if kind in _SAMPLED_EXPERTS:
+        return "its router samples experts in training, whatever its settings, and the engine takes the most probable."
     if others := set(settings.get("layer_types") or ()) - _SEEN_LAYERS:
         return f"its layers are of kinds {sorted(others)}; expected {sorted(_SEEN_LAYERS)}."
     for name in _SCALED_LOGITS:
@@ -97,7 +100,7 @@ def refusal(settings: Mapping[str, Any], *, composite: bool) -> str | None:
                 "logits from the LM head alone."
             )
     for name, value in settings.items():
-        if _is_dropout(name) and isinstance(value, int | float) and value > 0:
+        if _is_noise(name) and isinstance(value, int | float) and value > 0:
             return (
                 f"{name}={value} would make the learner's log-probabilities random, while the engine's are not. Set it "
                 "to 0 in config.json."
@@ -110,9 +113,13 @@ def refusal(settings: Mapping[str, Any], *, composite: bool) -> str | None:
     return None
 
 
-def _is_dropout(name: str) -> bool:
-    """Of the decoder; heads of classifiers have dropouts of their own, which a causal LM does not use."""
-    return ("dropout" in name or name.endswith("_pdrop")) and not name.startswith(("classifier", "summary"))
+def _is_noise(name: str) -> bool:
+    """Whether a setting makes the decoder random in training: dropped values or layers, shaken inputs of routers.
+
+    Heads of classifiers have dropouts of their own, which a causal LM does not use.
+    """
+    noise = any(kind in name for kind in ("dropout", "layerdrop", "jitter")) or name.endswith("_pdrop")
+    return noise and not name.startswith(("classifier", "summary"))
 
 
 def _rope_types(parameters: Any) -> set[str]:

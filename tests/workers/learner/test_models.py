@@ -49,6 +49,10 @@ def test_tried_architectures_pass(tmp_path, family):
         ("qwen3", {"layer_types": ["chunked_attention"], "num_hidden_layers": 1}, "its layers are of kinds"),
         ("gpt2", {}, r"(attn|embd|resid)_pdrop=0\.1 would make"),
         ("llama", {"attention_dropout": 0.1}, r"attention_dropout=0\.1 would make.*Set it to 0"),
+        ("opt", {"dropout": 0.0, "layerdrop": 0.1}, r"layerdrop=0\.1 would make.*Set it to 0"),
+        ("mixtral", {"router_jitter_noise": 0.01}, r"router_jitter_noise=0\.01 would make.*Set it to 0"),
+        ("mixtral", {"input_jitter_noise": 0.01}, r"input_jitter_noise=0\.01 would make"),
+        ("phimoe", {"router_jitter_noise": 0.0}, "samples experts in training"),
         ("llama", {"quantization_config": {"quant_method": "fp8"}}, "quantised"),
         ("qwen3", {"architectures": ["Qwen3ForSequenceClassification"]}, "without the LM head of Qwen3ForCausalLM"),
         ("qwen3", {"architectures": ["Qwen3Model"]}, "weights are those of Qwen3Model"),
@@ -72,7 +76,7 @@ def test_one_rotary_embedding_among_several_is_enough_to_refuse(tmp_path):
         check_architecture(str(tmp_path), allow_untested=False)
 
 
-@pytest.mark.parametrize("kind", ["mistral", "gemma", "phi3", "olmo2", "smollm3", "qwen2_moe", "gpt2"])
+@pytest.mark.parametrize("kind", ["mistral", "mixtral", "gemma", "phi3", "olmo2", "smollm3", "qwen2_moe", "gpt2"])
 def test_untried_architectures_need_a_word(tmp_path, kind):
     off = dict.fromkeys(("attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop"), 0.0)
     path = write_config(tmp_path, model_type=kind, **off)  # gpt2 keeps a dropout for a classifier that is not there
