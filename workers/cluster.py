@@ -27,7 +27,7 @@ class ClusterConfig:
     object_store_mib: int = 256
     """Shared memory for objects in flight between the processes."""
     gpu_memory_gib: float = 0.0
-    """Memory of a GPU, for the memory plan; 0 plans for CPUs. With `dry_run` it may be that of another machine."""
+    """Memory of a GPU, to plan for another machine with `dry_run`; 0 plans for CPUs, which is where runs are."""
     host_memory_gib: float = 0.0
     """Memory of a host, for the memory plan; 0 takes what is free here."""
 
