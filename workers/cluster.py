@@ -18,6 +18,9 @@ from workers.processes import wait_until_gone
 from workers.signals import Ended, handlers_kept, undisturbed
 
 
+RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+
+
 @dataclass(kw_only=True, slots=True)
 class ClusterConfig:
     """Where the processes run (`cluster=laptop`: all of them here, under a Ray of their own)."""
@@ -77,8 +80,11 @@ def local_cluster(config: ClusterConfig, *, log_folder: Path) -> Iterator[None]:
     # A token of the run's own: Ray would otherwise write one into the user's home, or run without any.
     os.environ["RAY_AUTH_TOKEN_PATH"] = str(token)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # How long Ray's helpers look for a cluster whose driver was killed before they end; the default is a minute.
-    os.environ.setdefault("RAY_gcs_rpc_server_reconnect_timeout_s", "5")
+    # How long Ray's helpers look for a cluster whose driver was killed before they end; the default is a minute, which
+    # the driver itself keeps: were Ray killed, it would not get far with its own end in less. Ray's processes are given
+    # `os.environ`; its code in this process asks the C library, which is made to forget it again.
+    os.environ.setdefault(RECONNECT, "5")
+    os.unsetenv(RECONNECT)
     failed = True
     try:
         with handlers_kept():

@@ -31,7 +31,7 @@ class WarmStartModelConfig:
     """AdamW; rises over `warmup_steps`, then falls to a twentieth along a cosine."""
     warmup_steps: int = 30
     threads: int = 2
-    """CPU threads."""
+    """CPU threads. Several wait for each other by spinning: where other programs want the processors, 1 is quicker."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
