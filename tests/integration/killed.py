@@ -1,12 +1,15 @@
-"""The training command, which kills itself at a chosen point: `DELTA_KILL=<point>:<step> python -m ... OVERRIDES`.
+"""The training command, which kills itself at a chosen point: `DELTA_KILL=<point>:<number> python -m ... OVERRIDES`.
 
 SIGKILL to the driver, as a scheduler or the kernel would send it: nobody cleans up, Ray's processes die with it. The
-points lie where state is half moved; everything before and after them is the real thing.
+points lie where state is half moved, and one anywhere; everything before and after them is the real thing. The number
+is that of the step, at random a seed.
 """
 
 import asyncio
 import os
+import random
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,13 +79,17 @@ def in_weight_sync(step: int) -> None:
     LearnerGroup.publish = dying
 
 
-def after_step(step: int) -> None:
-    """The step is on the record, the checkpoint is not begun."""
+def at_random(seed: int) -> None:
+    """Half a second after step 4 or 5 at most, at a moment that the seed chooses, whatever is being done then."""
+    chosen = random.Random(seed)
+    step, delay_s = chosen.choice((4, 5)), chosen.uniform(0, 0.5)
     record = Controller._record
 
     def dying(self: Controller, row: Any) -> None:
         record(self, row)
         if row["step"] == step:
+            threading.Timer(delay_s, die).start()
+        elif row["step"] == step + 2:  # steps are quick here; but the run must not get to its end
             die()
 
     Controller._record = dying
@@ -90,10 +97,10 @@ def after_step(step: int) -> None:
 
 POINTS: dict[str, Callable[[int], None]] = {
     point.__name__: point
-    for point in (in_warm_start, while_shards_are_written, between_draft_and_publish, in_weight_sync, after_step)
+    for point in (in_warm_start, while_shards_are_written, between_draft_and_publish, in_weight_sync, at_random)
 }
 
 if __name__ == "__main__":
-    name, step = os.environ["DELTA_KILL"].split(":")
-    POINTS[name](int(step))
+    name, number = os.environ["DELTA_KILL"].split(":")
+    POINTS[name](int(number))
     main()

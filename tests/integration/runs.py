@@ -1,14 +1,19 @@
 """Runs of the whole command in the background, and what tests look at in them."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.conftest import ROOT, TINY, command
+from tests.conftest import TINY
 from workers.controller.metrics import JsonLines
+
+TIMEOUT_S = 300
+"""Of every wait for a run: several times what it takes alone on a machine, which others may use too."""
 
 STEPS = 7
 PROBLEMS = 20
@@ -19,6 +24,7 @@ RUN = (
     *(name for name in TINY if not name.startswith(("model.", "rollout.num_workers="))),
     "model.hidden_size=64",
     "model.steps=600",
+    "model.threads=1",  # two wait for each other, and ten times as long where others want the processors too
     "rollout.num_workers=2",
     f"data.problems={PROBLEMS}",
     f"steps={STEPS}",
@@ -28,24 +34,22 @@ RUN = (
     "seed=5",
 )
 
-DETERMINISTIC = (
-    "reward/mean",
-    "rollout/tokens",
-    "policy/entropy",
-    "loss/surrogate",
-    "learner/grad_norm",
-    "credit/lambda_std",
-)
-
 
 def rows(run_dir: Path) -> list[dict]:
     """Whole rows: a full disk, or a look at the wrong moment, may find the last one cut."""
     return JsonLines(run_dir / "metrics.jsonl").rows()
 
 
-def course(run_dir: Path) -> list[list[float]]:
-    """What must be the same in two runs of the same configuration."""
-    return [[row["step"], *(row[name] for name in DETERMINISTIC)] for row in rows(run_dir)]
+def course(run_dir: Path) -> list[dict[str, float]]:
+    """Metrics by step, without what a clock says, or how far the verifier's cache has filled since its start."""
+    return [
+        {name: value for name, value in row.items() if not name.endswith("_s") and not name.startswith("verifier/")}
+        for row in rows(run_dir)
+    ]
+
+
+def measured(run_dir: Path) -> list[dict]:
+    return JsonLines(run_dir / "evaluations.jsonl").rows()
 
 
 def weights_hash(run_dir: Path, step: int) -> str:
@@ -54,17 +58,18 @@ def weights_hash(run_dir: Path, step: int) -> str:
 
 
 def marked(run_dir: Path) -> list[int]:
-    """Living processes that descend from a run started with `start`, by the mark in their environment."""
+    """Living processes that descend from a run, by the mark in their environment."""
+    mark = f"DELTA_TEST_RUN={run_dir}".encode()
     found = []
     for process in Path("/proc").iterdir():
         if not process.name.isdigit() or int(process.name) == os.getpid():
             continue
         try:
-            environment = (process / "environ").read_bytes()
+            environment = (process / "environ").read_bytes().split(b"\0")
             state = (process / "stat").read_text().rsplit(")", 1)[1].split()[0]
         except OSError:
             continue
-        if f"DELTA_TEST_RUN={run_dir}".encode() in environment and state != "Z":
+        if mark in environment and state != "Z":
             found.append(int(process.name))
     return found
 
@@ -81,32 +86,50 @@ def processes_of(run_dir: Path) -> list[str]:
     return [command_line(pid) for pid in marked(run_dir)]
 
 
-def start(run_dir: Path, *overrides: str) -> subprocess.Popen:
-    """The command in the background, its descendants marked by an environment variable."""
-    return subprocess.Popen(
-        command([*overrides, f"run_dir={run_dir}"]),
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "DELTA_TEST_RUN": str(run_dir)},
-        start_new_session=True,
-    )
+def wait_until_gone(run_dir: Path) -> None:
+    """Ray's processes follow their driver, its agents in their own time."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while processes_of(run_dir) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert processes_of(run_dir) == []
 
 
-def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen, timeout_s: float = 240) -> None:
-    deadline = time.monotonic() + timeout_s
+def kill_what_is_left(run_dir: Path) -> None:
+    """Of a run that a test began, whatever state the test left it in."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while (left := marked(run_dir)) and time.monotonic() < deadline:  # one may have started another meanwhile
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
+
+
+def engines(run_dir: Path) -> set[int]:
+    """Processes of the rollout workers, whatever they are doing."""
+    return {pid for pid in marked(run_dir) if command_line(pid).startswith("ray::RolloutWorker")}
+
+
+def wait_until_replaced(run_dir: Path, old: set[int]) -> None:
+    """Until none of the `old` engines lives."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while left := engines(run_dir) & old:
+        assert time.monotonic() < deadline, f"engines {left} live on after {TIMEOUT_S} s"
+        time.sleep(0.05)
+
+
+def wait_for_step(run_dir: Path, step: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         if (run_dir / "metrics.jsonl").exists() and any(row["step"] >= step for row in rows(run_dir)):
             return
         assert process.poll() is None, process.stdout.read()[-3000:]
         time.sleep(0.05)
-    raise AssertionError(f"step {step} not reached within {timeout_s} s")
+    raise AssertionError(f"step {step} not reached within {TIMEOUT_S} s")
 
 
-def catch(run_dir: Path, doing: str, process: subprocess.Popen, timeout_s: float = 120) -> int:
+def catch(run_dir: Path, doing: str, process: subprocess.Popen) -> int:
     """Stop a process of the run in the middle of what it does, by its title: `LearnerWorker.update`."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + TIMEOUT_S
     while time.monotonic() < deadline:
         assert process.poll() is None, process.stdout.read()[-3000:]
         for pid in marked(run_dir):
@@ -116,7 +139,15 @@ def catch(run_dir: Path, doing: str, process: subprocess.Popen, timeout_s: float
                     return pid
                 os.kill(pid, signal.SIGCONT)
         time.sleep(0.002)
-    raise AssertionError(f"nobody was caught in {doing} within {timeout_s} s")
+    raise AssertionError(f"nobody was caught in {doing} within {TIMEOUT_S} s")
+
+
+@contextlib.contextmanager
+def update_stopped(run_dir: Path, process: subprocess.Popen) -> Iterator[int]:
+    """A learner stands still in the middle of an update while the block runs; yields the step that is not finished."""
+    learner = catch(run_dir, "LearnerWorker.update", process)
+    yield len(rows(run_dir)) + 1
+    os.kill(learner, signal.SIGCONT)
 
 
 def faults(run_dir: Path) -> list[dict]:
@@ -124,9 +155,9 @@ def faults(run_dir: Path) -> list[dict]:
     return JsonLines(run_dir / "faults.jsonl").rows()
 
 
-def wait_for_faults(run_dir: Path, count: int, process: subprocess.Popen, timeout_s: float = 120) -> None:
-    deadline = time.monotonic() + timeout_s
+def wait_for_faults(run_dir: Path, count: int, process: subprocess.Popen) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
     while len(faults(run_dir)) < count:
         assert process.poll() is None, process.stdout.read()[-3000:]
-        assert time.monotonic() < deadline, f"{faults(run_dir)} within {timeout_s} s"
+        assert time.monotonic() < deadline, f"{faults(run_dir)} within {TIMEOUT_S} s"
         time.sleep(0.05)

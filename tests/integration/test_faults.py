@@ -1,6 +1,5 @@
 """Preemption and faults on the real stack: a run ends in order, or goes on by itself, and is the same run."""
 
-import json
 import os
 import signal
 import subprocess
@@ -8,102 +7,99 @@ import subprocess
 import pytest
 
 from tests.conftest import Train
+from tests.integration.conftest import Start
 from tests.integration.runs import (
     RUN,
     STEPS,
+    TIMEOUT_S,
     catch,
     course,
+    engines,
     faults,
+    measured,
     processes_of,
     rows,
-    start,
+    update_stopped,
     wait_for_faults,
     wait_for_step,
+    wait_until_replaced,
     weights_hash,
 )
 from workers.controller.checkpoints import CheckpointStore
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 PREEMPTED, EXHAUSTED = 75, 71
 
 
-@pytest.fixture
-def shared_memory():
-    """Nothing that a test leaves there is forgotten."""
-    before = set(os.listdir("/dev/shm"))
-    yield
-    assert set(os.listdir("/dev/shm")) <= before
-
-
 def end_of(process: subprocess.Popen, code: int) -> str:
-    output, _ = process.communicate(timeout=120)
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == code, output[-3000:]
     assert "Traceback" not in output
     return output
 
 
-def evaluations(run_dir) -> list[tuple[int, float]]:
-    lines = (run_dir / "evaluations.jsonl").read_text().splitlines()
-    return [(row["step"], row["sampled_accuracy"]) for row in map(json.loads, lines)]
-
-
-def test_a_preempted_run_goes_on_as_if_nothing_had_been(uninterrupted, train: Train, tmp_path, shared_memory):
+def test_a_preempted_run_goes_on_as_if_nothing_had_been(
+    uninterrupted, start: Start, train: Train, tmp_path, shared_memory
+):
     run_dir = tmp_path / "preempted"
     process = start(run_dir, *RUN, "checkpoint.every=100")
     wait_for_step(run_dir, 1, process)
-    process.send_signal(signal.SIGUSR1)
+    with update_stopped(run_dir, process) as step:
+        process.send_signal(signal.SIGUSR1)
     output = end_of(process, PREEMPTED)
     assert "interrupted by SIGUSR1. Go on with: delta-train" in output
-    done = max(row["step"] for row in rows(run_dir))
-    assert done < STEPS
-    assert weights_hash(run_dir, done)
+    assert [row["step"] for row in rows(run_dir)] == list(range(1, step + 1))  # the update was finished, none begun
+    assert step < STEPS
+    assert weights_hash(run_dir, step)
     assert processes_of(run_dir) == []
 
     process = start(run_dir, *RUN)
     os.kill(catch(run_dir, "LearnerWorker.set_up", process), signal.SIGCONT)
     process.send_signal(signal.SIGTERM)  # while it starts
     end_of(process, PREEMPTED)
-    assert weights_hash(run_dir, done)
+    assert weights_hash(run_dir, step)
     assert processes_of(run_dir) == []
 
     train(*RUN, "checkpoint.every=2", "checkpoint.keep=2", f"run_dir={run_dir}", check=True)
     assert course(run_dir) == course(uninterrupted)
     assert weights_hash(run_dir, STEPS) == weights_hash(uninterrupted, STEPS)
-    assert evaluations(run_dir) == evaluations(uninterrupted)
+    assert measured(run_dir) == measured(uninterrupted)
     assert faults(run_dir) == []  # a preemption is none
     kept = sorted(path.name for path in (run_dir / "checkpoints").iterdir())
     assert kept == ["step-000006", "step-000007"]
 
 
-@pytest.mark.parametrize("ending", ["a second signal", "the end of the grace"])
-def test_what_cannot_be_finished_is_given_up_without_damage(ending, tmp_path, shared_memory):
-    """A learner is stopped in the middle of an update, so nothing but force can end the run."""
+def test_what_cannot_be_finished_is_given_up_without_damage(start: Start, tmp_path, shared_memory):
+    """A learner is stopped in the middle of an update, so nothing but force, at the end of the grace, can end the run.
+
+    A second signal is told apart in tests/workers/controller/test_interruption.py; it comes to the same.
+    """
     run_dir = tmp_path / "given_up"
-    grace_s = 600 if ending == "a second signal" else 1
-    process = start(run_dir, *RUN, "steps=500", f"faults.grace_s={grace_s}")
+    process = start(run_dir, *RUN, "steps=500", "faults.grace_s=1")
     wait_for_step(run_dir, 2, process)
     catch(run_dir, "LearnerWorker.update", process)
     done = max(row["step"] for row in rows(run_dir))
     process.send_signal(signal.SIGTERM)
-    if ending == "a second signal":
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(2)  # the update cannot end, and the grace is long
-        process.send_signal(signal.SIGTERM)
     end_of(process, PREEMPTED)
     assert processes_of(run_dir) == []
     _, manifest = CheckpointStore(run_dir / "checkpoints", keep=2).latest()  # raises if it is damaged
     assert manifest.step >= done - 1  # that of the step before may still have been in the air
 
 
-def test_processes_that_die_or_hang_are_replaced_and_the_run_is_the_same(uninterrupted, tmp_path, shared_memory):
+def test_processes_that_die_or_hang_are_replaced_and_the_run_is_the_same(
+    uninterrupted, start: Start, tmp_path, shared_memory
+):
     run_dir = tmp_path / "bereaved"
     process = start(run_dir, *RUN, "checkpoint.every=2", "faults.deadlines.generation_s=15")
     wait_for_step(run_dir, 2, process)
     os.kill(catch(run_dir, "LearnerWorker.update", process), signal.SIGKILL)
     wait_for_faults(run_dir, 1, process)
-    os.kill(catch(run_dir, "RolloutWorker.generate", process), signal.SIGKILL)
+    engine = catch(run_dir, "RolloutWorker.generate", process)
+    old = engines(run_dir)
+    os.kill(engine, signal.SIGKILL)
     wait_for_faults(run_dir, 2, process)
+    wait_until_replaced(run_dir, old)  # the other one may be sampling still, for nobody
     catch(run_dir, "RolloutWorker.generate", process)  # and leave it stopped
     output = end_of(process, 0)
 
@@ -124,11 +120,11 @@ def test_processes_that_die_or_hang_are_replaced_and_the_run_is_the_same(uninter
 
     assert course(run_dir) == course(uninterrupted)
     assert weights_hash(run_dir, STEPS) == weights_hash(uninterrupted, STEPS)
-    assert evaluations(run_dir) == evaluations(uninterrupted)
+    assert measured(run_dir) == measured(uninterrupted)
     assert processes_of(run_dir) == []
 
 
-def test_a_hang_is_reported_and_what_happens_too_often_ends_the_run(tmp_path, shared_memory):
+def test_a_hang_is_reported_and_what_happens_too_often_ends_the_run(start: Start, tmp_path, shared_memory):
     run_dir = tmp_path / "hanging"
     process = start(run_dir, *RUN, "steps=500", "faults.max_restarts=1", "faults.deadlines.update_s=15")
     wait_for_step(run_dir, 1, process)

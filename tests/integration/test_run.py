@@ -5,26 +5,27 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from tests.conftest import TINY, Train, command
+from tests.integration.conftest import Start
 from tests.integration.runs import (
     RUN,
     STEPS,
+    TIMEOUT_S,
     course,
+    measured,
     processes_of,
     rows,
-    start,
+    update_stopped,
     wait_for_step,
     weights_hash,
 )
-from workers.controller.console import RunConsole
-from workers.warm_start.config import WarmStartModelConfig
-from workers.warm_start.make import warm_start
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_run_folder_holds_what_is_promised(uninterrupted):
@@ -54,8 +55,7 @@ def test_run_folder_holds_what_is_promised(uninterrupted):
     assert {"generate_s", "old_pass_s", "update_s", "sync_s"} <= summary["phases"].keys()
     assert summary["versions"]["torch"].startswith("2.13")
 
-    evaluations = [json.loads(line) for line in (uninterrupted / "evaluations.jsonl").read_text().splitlines()]
-    assert [evaluation["step"] for evaluation in evaluations] == [0, 3, 6, 7]
+    assert [evaluation["step"] for evaluation in measured(uninterrupted)] == [0, 3, 6, 7]
 
     settings = (uninterrupted / "config.yaml").read_text()
     assert "lambda_max: 1.2" in settings
@@ -87,54 +87,37 @@ def test_vllm_serves_the_export(uninterrupted):
         [command([])[0], "-c", script, str(uninterrupted / "export")],
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=TIMEOUT_S,
         env=environment,
     )
     assert "served: " in served.stdout, served.stderr[-2000:]
 
 
-def test_ctrl_c_ends_with_a_checkpoint_and_nothing_left(uninterrupted, train: Train, tmp_path):
+def test_ctrl_c_ends_with_a_checkpoint_and_nothing_left(
+    uninterrupted, start: Start, train_in_fork: Train, tmp_path, shared_memory
+):
+    """That the run goes on from there as if nothing had been is the same for every signal: test_faults.py."""
     run_dir = tmp_path / "interrupted"
-    shared_memory = set(os.listdir("/dev/shm"))
     process = start(run_dir, *RUN, "checkpoint.every=100")
     wait_for_step(run_dir, 1, process)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
-    output, _ = process.communicate(timeout=60)
+    with update_stopped(run_dir, process) as step:
+        os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
+    output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, output[-3000:]
     assert "Go on with: delta-train" in output
     assert "Traceback" not in output
-    done = max(row["step"] for row in rows(run_dir))
-    assert weights_hash(run_dir, done)
+    assert len(rows(run_dir)) == step  # the update was finished, and none begun
+    assert course(run_dir) == course(uninterrupted)[:step]
+    assert weights_hash(run_dir, step) == weights_hash(uninterrupted, step)
     assert processes_of(run_dir) == []
-    assert set(os.listdir("/dev/shm")) <= shared_memory
 
-    refused = train(*RUN, f"run_dir={run_dir}", "learner.learning_rate=1e-3")
+    refused = train_in_fork(*RUN, f"run_dir={run_dir}", "learner.learning_rate=1e-3")
     assert refused.returncode == 2
     assert "learner.learning_rate was 0.0001, is 0.001" in refused.stderr
 
-    train(*RUN, f"run_dir={run_dir}", check=True)
-    assert course(run_dir) == course(uninterrupted)
-
-
-def test_another_seed_is_another_run(uninterrupted, train: Train, tmp_path):
-    """With the same model: other problems, other samples."""
-    settings = OmegaConf.load(uninterrupted / "config.yaml")
-    model = warm_start(WarmStartModelConfig(**settings.model), seed=settings.seed, console=RunConsole(quiet=True))
-    overrides = [name for name in RUN if not name.startswith("model.")]
-    train(
-        *overrides,
-        "model=pretrained",
-        f"model.path={model}",
-        "seed=4",
-        "steps=1",
-        f"run_dir={tmp_path / 'other'}",
-        check=True,
-    )
-    assert course(tmp_path / "other")[0] != course(uninterrupted)[0]
-
 
 EVERYTHING = (
-    *(name for name in RUN if not name.startswith(("steps=", "checkpoint.", "data.problems="))),
+    *(name for name in RUN if not name.startswith(("steps=", "data.problems="))),
     "algorithm=delta_last_layer",
     "aggregation=sequence_mean",
     "importance=truncated",
@@ -143,103 +126,96 @@ EVERYTHING = (
     "reward=overlong",
     "reward.parts.overlong.options.buffer=8",
     "rollout.max_refills=2",
-    "checkpoint.every=1",
+    "steps=3",
 )
 
 
-def test_a_run_with_every_option_repeats_itself_across_a_pause(train: Train, tmp_path):
+def test_a_run_with_every_option_repeats_itself_from_a_checkpoint(train: Train, train_in_fork: Train, tmp_path):
     """Dynamic sampling takes a varying number of prompts, and the reference policy is not the checkpoint's."""
-    train(*EVERYTHING, "steps=3", f"run_dir={tmp_path / 'straight'}", check=True)
-    paused = tmp_path / "paused"
-    train(*EVERYTHING, "steps=1", f"run_dir={paused}", check=True)
-    resumed = train(*EVERYTHING, "steps=3", f"run_dir={paused}", check=True)
-    assert "resumed from" in resumed.stdout
-    straight = rows(tmp_path / "straight")
-    assert course(paused) == course(tmp_path / "straight")
-    assert weights_hash(paused, 3) == weights_hash(tmp_path / "straight", 3)
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    train(*EVERYTHING, f"run_dir={straight}", check=True)
+    first = straight / "checkpoints" / "step-000001"
+    finished = train(*EVERYTHING, f"resume_from={first}", f"run_dir={resumed}", check=True)
+    assert f"resumed from {first}" in finished.stdout.replace("\n", "")
+    assert course(resumed) == course(straight)[1:]
+    assert len(course(resumed)) == 2
+    assert weights_hash(resumed, 3) == weights_hash(straight, 3)
 
-    filtered = [json.loads(line) for line in (paused / "filtered.jsonl").read_text().splitlines()]
-    assert len(filtered) == sum(row["sampling/filtered"] for row in rows(paused)) > 0
-    assert {line["reason"] for line in filtered} == {"equal rewards"}
-    for row, repeated in zip(straight, rows(paused), strict=True):
-        assert row["sampling/groups"] == repeated["sampling/groups"] > 8
+    for run_dir in (straight, resumed):
+        filtered = [json.loads(line) for line in (run_dir / "filtered.jsonl").read_text().splitlines()]
+        assert len(filtered) == sum(row["sampling/filtered"] for row in rows(run_dir)) > 0
+        assert {line["reason"] for line in filtered} == {"equal rewards"}
+    table = rows(straight)
+    for row in table:
+        assert row["sampling/groups"] > 8
         assert 0 < row["sampling/waste"] < 1
         assert 1 < row["sampling/rounds"] <= 3
         assert row["importance/mean"] == pytest.approx(1.0, abs=1e-4)
-        assert row["policy/ref_kl"] == repeated["policy/ref_kl"] >= 0
-    assert straight[-1]["policy/ref_kl"] > 0
-    assert straight[-1]["epoch"] == sum(row["sampling/groups"] for row in straight) / 8000
+        assert row["policy/ref_kl"] >= 0
+    assert table[-1]["policy/ref_kl"] > 0
+    assert table[-1]["epoch"] == sum(row["sampling/groups"] for row in table) / 8000
 
-    again = train(*EVERYTHING, "steps=3", f"run_dir={paused}", check=True)
+    again = train_in_fork(*EVERYTHING, f"run_dir={resumed}", check=True)
     assert "is complete: all 3 steps are done" in again.stdout
     assert "starting engine" not in again.stdout
 
 
-def test_any_jsonl_trains(train: Train, tmp_path):
-    problems = [
-        {"prompt": "Was ist 2+3? — «fünf» 🙂", "answer": 5},
-        {"prompt": "Compute $\\frac{1}{2}+\\frac{1}{3}$.", "answer": "\\frac{5}{6}"},
-        {"prompt": "Long: " + "lorem ipsum " * 30, "answer": "1,234.5", "id": "long"},
-        {"prompt": "line\u2028separator\nand newline", "answer": "x^2+1"},
-        *({"prompt": f"{a}+{a}=", "answer": str(2 * a)} for a in range(20)),
-    ]
-    path = tmp_path / "problems.jsonl"
-    path.write_text("\n".join(json.dumps(problem, ensure_ascii=False) for problem in problems), encoding="utf-8")
-    overrides = [name for name in TINY if name != "data.held_out=20"]
-    run_dir = tmp_path / "run"
-    train(*overrides, "data=jsonl", f"data.path={path}", "steps=3", f"run_dir={run_dir}", check=True)
-    assert len(rows(run_dir)) == 3
-    assert all(row["reward/error"] == row["reward/timeout"] == 0 for row in rows(run_dir))
-
-
-def test_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(train: Train, tmp_path):
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """One of 64 MiB; a test asks for it before `start`, so that nobody is left writing when it is taken away."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(disk)], capture_output=True)
     if mounted.returncode:
         pytest.skip("mounting a small disk needs root")
-    try:
-        run_dir = disk / "run"
-        process = start(run_dir, *RUN, "checkpoint.keep=2", "steps=400")
-        wait_for_step(run_dir, 2, process)
-        deadline = time.monotonic() + 120
-        while not list((run_dir / "checkpoints").glob("step-*/manifest.json")):  # it is written beside the next steps
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.02)
-        with (disk / "filler").open("wb", buffering=0) as filler:
-            try:
-                while True:
-                    filler.write(b"\0" * 4096)
-            except OSError:
-                pass
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 2, output[-3000:]
-        assert "No space left on device" in output
-        assert "start the same command again" in output
-        assert list((run_dir / "checkpoints").glob("step-*/manifest.json"))
+    yield disk
+    subprocess.run(["umount", str(disk)], check=False)
 
-        (disk / "filler").unlink()
-        last = max(row["step"] for row in rows(run_dir))
-        finished = train(*RUN, "checkpoint.keep=2", f"steps={last + 2}", f"run_dir={run_dir}", check=True)
-        assert "resumed from" in finished.stdout
-        assert [row["step"] for row in rows(run_dir)] == list(range(1, last + 3))
-    finally:
-        subprocess.run(["umount", str(disk)], check=False)
+
+def test_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(small_disk, start: Start, train: Train):
+    run_dir = small_disk / "run"
+    process = start(run_dir, *RUN, "checkpoint.keep=2", "steps=400")
+    wait_for_step(run_dir, 2, process)
+    deadline = time.monotonic() + TIMEOUT_S
+    while not list((run_dir / "checkpoints").glob("step-*/manifest.json")):  # it is written beside the next steps
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    with (small_disk / "filler").open("wb", buffering=0) as filler:
+        try:
+            while True:
+                filler.write(b"\0" * 4096)
+        except OSError:
+            pass
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2, output[-3000:]
+    assert "No space left on device" in output
+    assert "start the same command again" in output
+    assert list((run_dir / "checkpoints").glob("step-*/manifest.json"))
+
+    (small_disk / "filler").unlink()
+    last = max(row["step"] for row in rows(run_dir))
+    finished = train(*RUN, "checkpoint.keep=2", f"steps={last + 2}", f"run_dir={run_dir}", check=True)
+    assert "resumed from" in finished.stdout
+    assert [row["step"] for row in rows(run_dir)] == list(range(1, last + 3))
 
 
 def test_a_run_scores_every_kind_of_task_and_sounds_the_alarm_when_nothing_is_ever_right(train: Train, tmp_path):
-    """The small model answers sums, so programs and boxes are never right: all rewards are 0, and somebody is told."""
+    """Whatever the rows look like. The small model can do none of it: all rewards are 0, and somebody is told."""
     problems = [
+        {"prompt": "Was ist 2000+3000? — «fünftausend» 🙂", "answer": 5000},
+        {"prompt": "Compute $\\frac{1}{2}+\\frac{1}{3}$.", "answer": "\\frac{5}{6}"},
+        {"prompt": "Long: " + "lorem ipsum " * 30, "answer": "1,234.5", "id": "long"},
+        {"prompt": "line\u2028separator\nand newline", "answer": "x^2+1"},
         *(
             {"prompt": f"{n}+1=", "task": "code", "tests": f"assert f({n}) == {n + 1}", "entry_point": "f"}
-            for n in range(20)
+            for n in range(4)
         ),
-        *({"prompt": f"{n}+2=", "task": "code", "tests": [{"input": "1", "output": f"{n}"}]} for n in range(20)),
-        *({"prompt": f"{n}+3=", "task": "delta.rewards.multi_answer.judge", "answer": ["x", "y"]} for n in range(20)),
+        *({"prompt": f"{n}+2=", "task": "code", "tests": [{"input": "1", "output": f"{n}"}]} for n in range(4)),
+        *({"prompt": f"{n}+3=", "task": "delta.rewards.multi_answer.judge", "answer": ["x", "y"]} for n in range(4)),
     ]
     path = tmp_path / "problems.jsonl"
-    path.write_text("\n".join(json.dumps(problem) for problem in problems))
+    path.write_text("\n".join(json.dumps(problem, ensure_ascii=False) for problem in problems), encoding="utf-8")
     overrides = [name for name in TINY if name != "data.held_out=20"]
     finished = train(
         *overrides,
@@ -256,3 +232,4 @@ def test_a_run_scores_every_kind_of_task_and_sounds_the_alarm_when_nothing_is_ev
         assert row["reward/error"] == row["reward/timeout"] == row["verifier/failed"] == 0
         assert row["reward/wrong"] + row["reward/unparsable"] == 1
         assert row["reward_part/correctness"] == row["reward/mean"] == 0
+    assert row["epoch"] >= 1  # every problem was there

@@ -24,12 +24,10 @@ def _main(overrides: tuple[str, ...], environment: dict[str, str], output: Path,
     main()
 
 
-@pytest.fixture
-def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+def in_forks(folder: Path) -> Train:
     """The training command to its end, without the seconds that its imports take: most of a refusal's."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["launch.train", "launch.preflight", "launch.report", "workers.controller.loop"])
-    folder = tmp_path_factory.mktemp("said")
     output, errors = folder / "output", folder / "errors"
 
     def run(*overrides: str, timeout_s: float = 300, check: bool = False) -> subprocess.CompletedProcess[str]:
@@ -47,3 +45,9 @@ def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
         return finished
 
     return run
+
+
+@pytest.fixture
+def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """All commands here end before they start a run."""
+    return in_forks(tmp_path_factory.mktemp("said"))

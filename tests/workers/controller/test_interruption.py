@@ -38,12 +38,13 @@ def test_a_signal_abandons_the_work(number):
     assert cancelled == [True]
 
 
-def test_a_second_signal_cancels_what_cannot_be_abandoned():
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_second_signal_cancels_what_cannot_be_abandoned(number):
     async def main():
         interruption = Interruption(grace_s=30)
         with interruption.listen():
             for delay in (0.05, 0.1):
-                asyncio.get_running_loop().call_later(delay, os.kill, os.getpid(), signal.SIGINT)
+                asyncio.get_running_loop().call_later(delay, os.kill, os.getpid(), number)
             await asyncio.sleep(60)
 
     with pytest.raises(asyncio.CancelledError):
@@ -51,17 +52,18 @@ def test_a_second_signal_cancels_what_cannot_be_abandoned():
 
 
 def test_a_scheduler_gives_a_grace_and_a_person_does_not_need_one():
-    async def main(number):
+    async def main(number, then_s):
         interruption = Interruption(grace_s=0.2)
         with interruption.listen():
-            asyncio.get_running_loop().call_later(0.05, os.kill, os.getpid(), number)
-            await asyncio.sleep(1.0)
-        return interruption
+            os.kill(os.getpid(), number)
+            while not interruption.requested:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(then_s)
 
     for number in (signal.SIGTERM, signal.SIGUSR1):
         with pytest.raises(asyncio.CancelledError):
-            asyncio.run(main(number))
-    assert asyncio.run(main(signal.SIGINT)).requested
+            asyncio.run(main(number, 60))
+    asyncio.run(main(signal.SIGINT, 0.5))
 
 
 def test_the_first_signal_decides_and_the_handlers_are_given_back():
