@@ -17,7 +17,6 @@ import psutil
 from workers.processes import wait_until_gone
 from workers.signals import Ended, handlers_kept, undisturbed
 
-
 RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
 
 
