@@ -1,5 +1,6 @@
 """Preemption and faults on the real stack: a run ends in order, or goes on by itself, and is the same run."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from tests.integration.runs import (
     course,
     engines,
     faults,
+    marked,
     measured,
     processes_of,
     rows,
@@ -85,6 +87,20 @@ def test_what_cannot_be_finished_is_given_up_without_damage(start: Start, tmp_pa
     assert processes_of(run_dir) == []
     _, manifest = CheckpointStore(run_dir / "checkpoints", keep=2).latest()  # raises if it is damaged
     assert manifest.step >= done - 1  # that of the step before may still have been in the air
+
+
+def test_a_signal_to_every_process_at_once_ends_the_run_too(start: Start, tmp_path, shared_memory):
+    """As plain `scancel` sends it: Ray goes under the driver's feet."""
+    run_dir = tmp_path / "cancelled"
+    process = start(run_dir, *RUN, "steps=500")
+    wait_for_step(run_dir, 2, process)
+    done = max(row["step"] for row in rows(run_dir))
+    for pid in marked(run_dir):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    end_of(process, PREEMPTED)
+    assert processes_of(run_dir) == []
+    assert CheckpointStore(run_dir / "checkpoints", keep=2).latest()[1].step >= done - 1
 
 
 def test_processes_that_die_or_hang_are_replaced_and_the_run_is_the_same(
