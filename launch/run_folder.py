@@ -62,22 +62,22 @@ def held(run_dir: Path, *, say: Callable[[str], None]) -> Iterator[None]:
     Raises:
         ConfigError: Another driver holds it.
     """
-    with (run_dir / ".driver").open("a+", encoding="utf-8") as file:
+    with (run_dir / ".driver").open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
+            who = file.read().decode() or "it does not say which"
             raise ConfigError(
-                f"run_dir={run_dir} is in use by another run ({file.read().strip() or 'it does not say which'}). Wait "
-                "for it, end it, or choose another folder."
+                f"run_dir={run_dir} is in use by another run ({who}). Wait for it, end it, or choose another folder."
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
             say(f"{run_dir} cannot be locked ({error.strerror}): make sure that no other run uses it.")
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+        with contextlib.suppress(OSError):  # a full disk, on which there is no room for a name
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
 
 
