@@ -145,11 +145,7 @@ class Controller:
         self._step = step + 1
         self._taken += len(collected.sampled)
         now = time.perf_counter()
-        alarms = (
-            self._constant_reward.observe(collected.sampled),
-            self._gradients.observe(report.metrics, step=self._step),
-        )
-        for alarm in filter(None, alarms):
+        if alarm := self._constant_reward.observe(collected.sampled):
             self._console.warn(alarm)
         for group in collected.filtered:
             self._filtered.append({"step": self._step, "prompt": group.prompt.id, "reason": "equal rewards"})
@@ -329,9 +325,16 @@ class Controller:
         }
 
     def _record(self, row: Row) -> None:
+        """Put a step on the record.
+
+        Raises:
+            GradientError: It was one of too many that trained nothing.
+        """
         self._metrics.append(row)
         self._console.step(row, steps=self._config.steps)
         self._tracker.log(row, step=self._step)
+        if alarm := self._gradients.observe(row, step=self._step):
+            self._console.warn(alarm)
 
     def _check_space(self, checkpoint_bytes: int) -> None:
         """Room for those still missing of all that are kept, and for the one being written; each write looks again."""
