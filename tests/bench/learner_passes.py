@@ -9,7 +9,8 @@ policy that reasons, go through the old-policy pass (forward) and the update (fo
 
     packed            rows end to end, as the learner does it
     padded_sorted     rectangles of rows of like length, longest first (learner.packing=false)
-    padded            rectangles of rows in batch order, each padded to the longest row of the batch
+    padded            rectangles of rows in batch order, padded to the longest row of the whole batch, as trainers do
+                      that keep a batch as one rectangle
 
 All layouts have the same token budget per micro-batch; the one of padded rows counts pads. A repetition takes all
 layouts one after the other; ratios are medians of ratios within a repetition.
@@ -83,8 +84,10 @@ def micro_batches(batch: TrainBatch, layout: str, budget: int, attention_length:
     """All rows of the batch in one of the layouts."""
     lengths = batch.row_lengths - 1
     if layout == "padded":
-        size = max(1, budget // int(lengths.max()))
-        return [pad_rows(batch, range(first, min(first + size, batch.rows))) for first in range(0, batch.rows, size)]
+        longest = int(lengths.max())
+        size = max(1, budget // longest)
+        starts = range(0, batch.rows, size)
+        return [widened(pad_rows(batch, range(first, min(first + size, batch.rows))), longest) for first in starts]
     packed = layout == "packed"
     partition = partition_rows(
         lengths,
@@ -96,6 +99,18 @@ def micro_batches(batch: TrainBatch, layout: str, budget: int, attention_length:
         cost=RowCost(attention_length=attention_length),
     )
     return [(pack_rows if packed else pad_rows)(batch, rows) for rows in partition.micro_batches[0][0]]
+
+
+def widened(micro_batch: MicroBatch, width: int) -> MicroBatch:
+    """The same rows, padded further."""
+    before = micro_batch.token_ids.shape[1]
+    row, place = micro_batch.predictors // before, micro_batch.predictors % before
+    return MicroBatch(
+        token_ids=torch.nn.functional.pad(micro_batch.token_ids, (0, width - before)),
+        predictors=row * width + place,
+        targets=micro_batch.targets,
+        row_lengths=micro_batch.row_lengths,
+    )
 
 
 def make_policy(options: argparse.Namespace) -> Policy:
