@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from workers.controller.loop import SUMMARY
 from workers.controller.metrics import JsonLines
+from workers.controller.starting_point import SUMMARY
 from workers.controller.trajectory import versions
 from workers.files import storage_errors, write_whole
 

@@ -25,7 +25,8 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
     from launch.run_folder import held, keep_settings
     from workers.cluster import local_cluster
     from workers.controller.console import RunConsole
-    from workers.controller.loop import Controller, is_complete
+    from workers.controller.loop import Controller
+    from workers.controller.starting_point import is_complete
 
     console = RunConsole()
     if config.dry_run:
@@ -35,7 +36,7 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
     prepared = prepare(config, console)
     run_dir = prepared.run_dir
     with held(run_dir, say=console.warn):
-        if is_complete(config, data=prepared.data, run_dir=run_dir, say=console.warn):
+        if is_complete(config, train=prepared.data.train, run_dir=run_dir, say=console.warn):
             console.say(f"{run_dir} is complete: all {config.steps} steps are done. More steps continue it.")
             return 0
         keep_settings(run_dir, settings)

@@ -4,7 +4,6 @@ The controller schedules and accounts. It never touches tensors of model size an
 """
 
 import asyncio
-import json
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Sequence
@@ -19,9 +18,9 @@ from delta.diagnostics import batch_metrics, check_mismatch
 from delta.errors import DiedError, FaultError, StallError, StorageError, WorkerError
 from delta.types import Prompt, UpdateReport
 from workers.controller.alarms import ConstantRewardAlarm, GradientAlarm
-from workers.controller.checkpoints import CheckpointStore, Manifest, find_checkpoint, read_manifest
+from workers.controller.checkpoints import CheckpointStore
 from workers.controller.collection import Collected, Collector, rollout_seed
-from workers.controller.config import Resume, TrainConfig
+from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.crew import Crew
 from workers.controller.evaluation import Evaluation, summarize
@@ -29,14 +28,12 @@ from workers.controller.faults import FaultDesk
 from workers.controller.interruption import Interrupted, Interruption
 from workers.controller.metrics import JsonLines, Row, Tracker
 from workers.controller.saving import Saver
+from workers.controller.starting_point import starting_point
 from workers.controller.trajectory import changed_versions, check_same_trajectory, trajectory_of
 from workers.rollout.engine import SamplingRequest
 from workers.rollout.worker import RolloutTask
 
 T = TypeVar("T")
-
-SUMMARY = "summary.json"
-"""The last file of a finished run."""
 
 PROBE_TOKENS = 64
 """Length of the parity probe."""
@@ -347,66 +344,3 @@ class Controller:
                 f"{checkpoint_bytes / 2**20:.0f} MiB more take {needed / 2**20:.0f} MiB. Free space, choose another "
                 "run_dir, or lower checkpoint.keep."
             )
-
-
-def starting_point(
-    config: TrainConfig,
-    checkpoints: CheckpointStore,
-    *,
-    say: Callable[[str], None],
-    checksums: bool = True,
-    began_from: Path | None = None,
-) -> tuple[Path, Manifest] | None:
-    """The checkpoint a run goes on from; None to start anew.
-
-    Its own newest one; with `resume=last_good` the newest that is whole; in a folder without any, `resume_from`.
-
-    Args:
-        config: The run's.
-        checkpoints: Of the run.
-        say: Told what is set aside.
-        checksums: Read all files to find changed ones.
-        began_from: What `resume_from` was found to mean before; that run may have newer ones by now.
-
-    Raises:
-        CheckpointError: It cannot be used; the message says why and what to do.
-    """
-    found = (
-        checkpoints.last_good(checksums=checksums, say=say)
-        if config.resume is Resume.last_good
-        else checkpoints.latest(checksums=checksums)
-    )
-    if found is None and config.resume_from:
-        path = began_from or find_checkpoint(Path(config.resume_from))
-        return path, read_manifest(path, checksums=checksums)
-    return found
-
-
-def is_complete(config: TrainConfig, *, data: RunData, run_dir: Path, say: Callable[[str], None]) -> bool:
-    """Whether the folder holds this very run, with all its steps done and everything written.
-
-    The checkpoint to go on from is read and checked here, before anything is started.
-
-    Raises:
-        CheckpointError: It holds another one.
-    """
-    store = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
-    found = starting_point(config, store, say=say)
-    if found is None:
-        return False
-    folder, manifest = found
-    check_same_trajectory(trajectory_of(config, data.train), manifest.trajectory, folder=folder)
-    return (
-        manifest.step >= config.steps
-        and (run_dir / "export" / "config.json").exists()
-        and _steps_in_summary(run_dir) == manifest.step
-    )
-
-
-def _steps_in_summary(run_dir: Path) -> int | None:
-    """Of the last time that the run came to its end; None if it never has."""
-    try:
-        summary: Row = json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return int(summary["steps"])

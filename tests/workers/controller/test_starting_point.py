@@ -1,4 +1,4 @@
-"""Decisions of the controller that need no process: where to begin, whether there is room, whether all is done."""
+"""Where a run begins, whether it is complete, and whether there is room to go on."""
 
 import json
 import shutil
@@ -12,11 +12,12 @@ from delta.errors import StorageError
 from tests.factories import make_prompt
 from workers.controller.checkpoints import CheckpointStore, Manifest
 from workers.controller.config import CheckpointConfig, TrainConfig
-from workers.controller.loop import Controller, RunData, is_complete, starting_point
+from workers.controller.loop import Controller
+from workers.controller.starting_point import is_complete, starting_point
 from workers.controller.trajectory import trajectory_of
 from workers.warm_start.config import WarmStartModelConfig
 
-DATA = RunData(train=[make_prompt()], held_out=[])
+PROMPTS = [make_prompt()]
 
 
 def config(**changes):
@@ -31,7 +32,7 @@ def publish(run_dir, *steps, keep=9):
             prompts=0,
             ranks=1,
             model="",
-            trajectory=trajectory_of(config(), DATA.train),
+            trajectory=trajectory_of(config(), PROMPTS),
             weights_hash="",
             versions={},
             files={},
@@ -47,7 +48,7 @@ def finish(run_dir, *, steps):
 
 
 def complete(run_dir, **changes):
-    return is_complete(config(**changes), data=DATA, run_dir=run_dir, say=print)
+    return is_complete(config(**changes), train=PROMPTS, run_dir=run_dir, say=print)
 
 
 def test_a_run_is_complete_when_its_summary_is_of_its_last_step(tmp_path):
