@@ -101,7 +101,11 @@ def test_ctrl_c_ends_with_a_checkpoint_and_nothing_left(
     process = start(run_dir, *RUN, "checkpoint.every=100")
     wait_for_step(run_dir, 1, process)
     with update_stopped(run_dir, process) as step:
+        # Whatever memory is free beside the first.
+        second = train_in_fork(*RUN, f"run_dir={run_dir}", "cluster.host_memory_gib=64")
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
+    assert second.returncode == 2
+    assert f"in use by another run (process {process.pid} on " in second.stderr
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 130, output[-3000:]
     assert "Go on with: delta-train" in output
@@ -114,6 +118,7 @@ def test_ctrl_c_ends_with_a_checkpoint_and_nothing_left(
     refused = train_in_fork(*RUN, f"run_dir={run_dir}", "learner.learning_rate=1e-3")
     assert refused.returncode == 2
     assert "learner.learning_rate was 0.0001, is 0.001" in refused.stderr
+    assert "learning_rate: 0.0001" in (run_dir / "config.yaml").read_text()  # that of the run, not of the refused one
 
 
 EVERYTHING = (
