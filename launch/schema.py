@@ -28,7 +28,10 @@ from delta.data.sources import Gsm8kExpressionsConfig, JsonlConfig
 from delta.importance import ImportanceConfig
 from delta.rewards import RewardConfig
 from delta.surrogates import SurrogateConfig
+from launch.submit.kuberay.config import KubeRayConfig
+from launch.submit.slurm.config import SlurmConfig
 from launch.verification import VerifyConfig
+from workers.cluster import ClusterConfig
 from workers.controller.config import TrainConfig
 from workers.verifier.config import PoolConfig, RemoteConfig
 from workers.warm_start.config import PretrainedModelConfig, WarmStartModelConfig
@@ -61,6 +64,7 @@ VARIANTS: dict[str, dict[str, type]] = {
     "importance": variants_in(delta.importance, ImportanceConfig),
     "reward": {"correctness": RewardConfig},
     "verifier": {"pool": PoolConfig, "remote": RemoteConfig},
+    "cluster": {"local": ClusterConfig, "slurm": SlurmConfig, "kuberay": KubeRayConfig},
 }
 
 

@@ -92,6 +92,8 @@ class TrainConfig:
     """Name of the method in comparisons; the files of `conf/algorithm` set it."""
     run_dir: str = ""
     """Folder of the run."""
+    nodes: int = 1
+    """Nodes of the cluster; learner ranks and engines are spread over them."""
     resume: Resume = Resume.auto
     """What to do if `run_dir` holds a run: `auto` goes on from its newest checkpoint, `last_good` from the newest that
     is whole, `never` refuses."""
@@ -112,13 +114,15 @@ class TrainConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     faults: FaultsConfig = field(default_factory=FaultsConfig)
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    cluster: Any = field(default_factory=ClusterConfig)
     logger: LoggerConfig = field(default_factory=LoggerConfig)
 
     def __post_init__(self) -> None:
         """Check what concerns more than one part."""
         if self.steps < 1:
             raise ConfigError(f"steps={self.steps}: expected 1 or more.")
+        if self.nodes < 1:
+            raise ConfigError(f"nodes={self.nodes}: expected 1 or more.")
         if self.rollout.prompts_per_step % self.learner.updates_per_step:
             raise ConfigError(
                 f"rollout.prompts_per_step={self.rollout.prompts_per_step} does not divide into "

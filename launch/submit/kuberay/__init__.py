@@ -1,0 +1,1 @@
+"""Kubernetes: RayJob and RayCluster resources of the KubeRay operator."""
