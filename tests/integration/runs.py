@@ -21,11 +21,10 @@ PROBLEMS = 20
 
 # A model that is right often enough for every step to change the weights.
 RUN = (
-    *(name for name in TINY if not name.startswith(("model.", "rollout.num_workers="))),
+    *(name for name in TINY if not name.startswith("model.")),
     "model.hidden_size=64",
     "model.steps=600",
-    "model.threads=1",  # two wait for each other, and ten times as long where others want the processors too
-    "rollout.num_workers=2",
+    "model.threads=1",
     f"data.problems={PROBLEMS}",
     f"steps={STEPS}",
     "evaluation.every=3",
