@@ -12,7 +12,7 @@ from delta.types import FunctionTests, StdioCase, StdioTests
 from workers.verifier.code import CodeConfig, CodeJudge, SandboxMode, probe
 from workers.verifier.code.sandbox import descendants
 
-LIMITS = CodeConfig(timeout_s=2.5, test_timeout_s=2.0, cpu_s=10, memory_mib=256, max_processes=12, max_file_mib=16)
+LIMITS = CodeConfig(timeout_s=1.5, test_timeout_s=1.2, cpu_s=10, memory_mib=256, max_processes=12, max_file_mib=16)
 
 GOOD = "def total(values):\n    result = 0\n    for value in values:\n        result += value\n    return result\n"
 TESTS = FunctionTests(
