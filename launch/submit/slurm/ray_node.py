@@ -152,4 +152,4 @@ def alive_nodes(address: str) -> Sequence[str]:
 def _service(address: str) -> Any:
     from ray import _raylet
 
-    return _raylet.GcsClient(address=address)
+    return _raylet.GcsClient(address=address)  # type: ignore[attr-defined]  # compiled
