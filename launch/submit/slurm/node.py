@@ -245,13 +245,6 @@ def own_address(name: str, nodes: dict[str, str], *, network: str = "") -> str:
     return addresses[name]
 
 
-def interface_of(address: str) -> str:
-    """The network interface that has an address; empty if none has."""
-    return next(
-        (name for name, items in psutil.net_if_addrs().items() if any(item.address == address for item in items)), ""
-    )
-
-
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which the batch script writes."""
     parser = argparse.ArgumentParser(prog="python -m launch.submit.slurm.node", description=__doc__)
@@ -284,10 +277,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         node.marks.make(started(node.name))
         node.resources.check()
-        interface = interface_of(own_address(node.name, node.nodes, network=node.arguments.network))
-        if interface:  # left to themselves they may take one that other nodes do not reach
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
         if node.arguments.role == "worker":
             return node.worker()
         node.say(f"on {', '.join(node.nodes)}: {shlex.join(node.arguments.driver)}")
