@@ -1,8 +1,11 @@
 """Slurm as a backend: a batch script from the plan, its checks, and sbatch."""
 
+import dataclasses
+import json
 import secrets
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from workers.files import storage_errors, write_whole
 
 SCRIPT = "job.sbatch"
 TOKEN = "token"
+RECORD = "submission.json"
 
 
 class SlurmBackend:
@@ -83,11 +87,14 @@ class SlurmBackend:
             token.write_text(secrets.token_hex(32), encoding="utf-8")
         answer = run("sbatch", "--parsable", str(plan.job_dir / SCRIPT))
         job_id = answer.strip().splitlines()[-1].split(";")[0]
-        return Submission(
+        submission = Submission(
             job_id=job_id,
             follow=f"tail -F {shlex.quote(str(plan.job_dir / 'slurm.log'))}",
             cancel=f"scancel {job_id}",
         )
+        record = {**dataclasses.asdict(submission), "name": plan.name, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_whole(plan.job_dir / RECORD, json.dumps(record, indent=1) + "\n")
+        return submission
 
     def _options(self, plan: Plan) -> Iterator[str]:
         """What is asked of Slurm for the job."""
@@ -107,6 +114,7 @@ class SlurmBackend:
         if config.time_limit:
             yield f"--time={config.time_limit}"
         yield f"--signal=B:USR1@{config.lead_s}"
+        yield "--dependency=singleton"  # two submissions at once; names belong to one run folder each
         yield "--requeue" if plan.restarts.requeue else "--no-requeue"
         if config.no_kill:
             yield "--no-kill"
