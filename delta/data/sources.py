@@ -8,7 +8,6 @@ from delta.data.gsm8k_expressions import read_gsm8k_expressions
 from delta.data.problems import PROMPT, Overlong, ProblemSet, held_out_apart, hold_out, read_jsonl
 from delta.errors import ConfigError
 
-
 ROW_FIELDS = frozenset({"id", "prompt", "task", "answer", "tests", "entry_point"})
 """Of a problem in a file."""
 

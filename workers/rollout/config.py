@@ -29,7 +29,7 @@ class RolloutConfig:
     max_num_seqs: int = 256
     """Rollouts that an engine decodes at the same time."""
     kv_cache_gib: int = 1
-    """KV cache of an engine on the CPU."""
+    """KV cache of an engine, on each of its GPUs or in host memory."""
     mismatch_limit: float = 0.0
     """Largest tolerated difference between engine and learner log-probability of the same token, in nats; 0 chooses by
     `model.dtype`: 0.001 in float32, 0.5 in bfloat16, whose rounding alone makes 0.1 to 0.2 of a token now and then."""
