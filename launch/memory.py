@@ -34,6 +34,9 @@ from workers.warm_start.config import WarmStartModelConfig
 from workers.warm_start.make import model_config
 from workers.warm_start.tokenizer import byte_tokenizer
 
+PREFILL_TOKENS = 8192
+"""Of prompts that vLLM takes in together on a GPU; 8,192 is its default for the larger ones."""
+
 SMALL = GIB // 50
 """Parts below this are shown as one."""
 
@@ -56,8 +59,8 @@ def check_memory(config: TrainConfig, console: RunConsole) -> MemoryPlan:
     Raises:
         ConfigError: It will not fit; the message names the largest part and what would help.
     """
-    plan = plan_memory(memory_inputs(config, architecture_of(config)))
     limits = memory_limits(config)
+    plan = plan_memory(memory_inputs(config, architecture_of(config), gpu_bytes=limits.device or 0))
     shown = console.console
     if not shown.is_terminal:  # a pipe has no width: do not fold the table for it
         shown = Console(width=120, quiet=shown.quiet)
@@ -89,8 +92,8 @@ def architecture_of(config: TrainConfig) -> Any:
     return found
 
 
-def memory_inputs(config: TrainConfig, architecture: Any) -> MemoryInputs:
-    """What the plan is computed from.
+def memory_inputs(config: TrainConfig, architecture: Any, *, gpu_bytes: int = 0) -> MemoryInputs:
+    """What the plan is computed from; `gpu_bytes` is the memory of a GPU, where known.
 
     A row is at most as long as the engine's context, and a step at most all its rollouts at full length; shorter
     rollouts need less.
@@ -112,7 +115,10 @@ def memory_inputs(config: TrainConfig, architecture: Any) -> MemoryInputs:
         lm_head_chunk_tokens=learner.lm_head_chunk_tokens,
         nodes=config.nodes,
         gpus_per_engine=rollout.tensor_parallel_size,
-        prefill_tokens=max(rollout.max_model_len, 8192),
+        gpu_bytes=gpu_bytes,
+        gpu_share=rollout.gpu_memory_utilization,
+        longest_row=rollout.max_model_len,
+        prefill_tokens=PREFILL_TOKENS,
         decoded_sequences=rollout.max_num_seqs,
         gradient_checkpointing=learner.gradient_checkpointing,
         sequence_parallel=learner.sequence_parallel,

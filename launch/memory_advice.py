@@ -18,8 +18,14 @@ class Limits:
 
 def shortage(plan: MemoryPlan, limits: Limits) -> str | None:
     """What does not fit, what is largest in it, and what would help by how much; None if all fits."""
+    share = plan.inputs.gpu_share
     needs: list[tuple[str, Callable[[MemoryPlan], list[Held]], int | None]] = [
         ("a learner rank on its GPU", MemoryPlan.on_learner_device, limits.device),
+        (
+            f"an engine within its share of a GPU (rollout.gpu_memory_utilization={share:g})",
+            MemoryPlan.in_engine_share,
+            limits.device and int(share * limits.device),
+        ),
         ("an engine on its GPU", MemoryPlan.on_engine_device, limits.device),
         (f"all processes on {_host(plan)}", MemoryPlan.on_host, limits.host),
     ]
@@ -64,6 +70,7 @@ def changes(inputs: MemoryInputs) -> list[tuple[str, MemoryInputs]]:
     add(
         f"learner.tokens_per_micro_batch={half} (and rollout.max_model_len no longer than that)",
         micro_batch_tokens=half,
+        longest_row=min(inputs.longest_row, half),
     )
     if inputs.lm_head_chunk_tokens > 256:
         add("learner.lm_head_chunk_tokens=256", lm_head_chunk_tokens=256)
@@ -102,7 +109,7 @@ def changes(inputs: MemoryInputs) -> list[tuple[str, MemoryInputs]]:
         add("regularization.kl=0", has_reference=False)
     if inputs.num_engines > 1 and not inputs.on_gpu:
         add("rollout.num_workers=1", num_engines=1)
-    if inputs.kv_cache_bytes > GIB:
+    if inputs.kv_cache_bytes > GIB and not inputs.on_gpu:
         fewer = inputs.kv_cache_bytes // GIB // 2
         add(f"rollout.kv_cache_gib={fewer}", kv_cache_bytes=fewer * GIB)
     if inputs.working_bytes == 4:

@@ -103,12 +103,15 @@ def test_advice_is_true():
 
 
 def test_an_engine_may_be_what_does_not_fit():
-    plan = plan_memory(replace(INPUTS, gradient_checkpointing=True, kv_cache_bytes=70 * GIB))
-    message = shortage(plan, Limits(80 * GIB, None))
+    """2 x 36 layers x 8 heads x 128 x 2 bytes are 147,456 for each token of a row, which must fit whole."""
+    inputs = replace(INPUTS, gradient_checkpointing=True, gpus_per_node=24, gpu_bytes=80 * GIB, longest_row=400_000)
+    message = shortage(plan_memory(inputs), Limits(80 * GIB, None))
     assert message is not None
-    assert "an engine on its GPU" in message
-    assert "KV cache" in message
-    assert "rollout.kv_cache_gib=35 saves 35.00 GiB" in message
+    assert "an engine within its share of a GPU (rollout.gpu_memory_utilization=0.85)" in message
+    assert "and there are 68.00 GiB. The largest part is KV cache, 54.93 GiB" in message
+    assert "rollout.tensor_parallel_size=2 saves" in message
+    assert shortage(plan_memory(replace(inputs, gpus_per_engine=2)), Limits(80 * GIB, None)) is None
+    assert shortage(plan_memory(replace(inputs, longest_row=300_000)), Limits(80 * GIB, None)) is None
 
 
 def test_the_table_holds_every_part():

@@ -84,7 +84,13 @@ class MemoryInputs:
     prefetch_elements: int = PREFETCH_ELEMENTS
     reduce_bucket_elements: int = REDUCE_BUCKET_ELEMENTS
     kv_cache_bytes: int = GIB
-    """Of an engine, on each of its GPUs."""
+    """Of an engine on CPUs; on a GPU it gets what is left of the engine's share."""
+    gpu_bytes: int = 0
+    """Memory of a GPU; 0 where that is not known."""
+    gpu_share: float = 0.85
+    """Of a GPU's memory, for an engine."""
+    longest_row: int = 0
+    """Tokens of prompt and rollout together, of which an engine on a GPU must be able to hold one."""
     object_store_bytes: int = 256 * MIB
     learner_process_bytes: int = 1_000 * MIB
     """Python, torch, transformers, DeepSpeed and vLLM's transfer, before a model is loaded."""
@@ -159,6 +165,11 @@ class MemoryPlan:
     def on_engine_device(self) -> list[Held]:
         """What an engine holds, likewise, on each of its GPUs."""
         return [Held(part, "engine") for part in at_peak(self.engine, Place.device)]
+
+    def in_engine_share(self) -> list[Held]:
+        """What an engine asks for when it starts, likewise; new weights arrive in what it leaves."""
+        parts = [part for part in self.engine if Phase.always in part.phases]
+        return [Held(part, "engine") for part in at_peak(parts, Place.device)]
 
     def on_host(self) -> list[Held]:
         """What the processes of the fullest node hold in its memory, each at its own peak."""
@@ -334,16 +345,24 @@ def _credit_parts(inputs: MemoryInputs) -> Iterable[Part]:
 
 
 def _engine_parts(inputs: MemoryInputs) -> Iterable[Part]:
-    model, working, gpus = inputs.model, inputs.working_bytes, inputs.gpus_per_engine
-    yield Part("process", gpus * inputs.engine_process_bytes, place=Place.host)
+    model, working = inputs.model, inputs.working_bytes
+    yield Part("process", inputs.gpus_per_engine * inputs.engine_process_bytes, place=Place.host)
+    fixed = [Part("weights", -(-model.parameters // inputs.gpus_per_engine) * working)]
+    cache = inputs.kv_cache_bytes
     if inputs.on_gpu:
-        yield Part("CUDA and NCCL", inputs.gpu_process_bytes)
         # Of one layer at a time: hidden states, queries, keys and values, gate and up. On CPUs it is in the process.
         width = 4 * model.hidden + (model.num_heads + 2 * model.num_kv_heads) * model.head_dim + 3 * model.intermediate
-        yield Part("prompts on their way in", inputs.prefill_tokens * width * working)
-        yield Part("logits of a decoded token", inputs.decoded_sequences * model.vocabulary * 3 * FLOAT32)
-    yield Part("weights", -(-model.parameters // gpus) * working)
-    yield Part("KV cache", inputs.kv_cache_bytes)
+        fixed += [
+            Part("CUDA and NCCL", inputs.gpu_process_bytes),
+            Part("prompts on their way in", inputs.prefill_tokens * width * working),
+            Part("logits of a decoded token", inputs.decoded_sequences * model.vocabulary * 3 * FLOAT32),
+        ]
+        per_token = 2 * model.num_layers * model.num_kv_heads * model.head_dim * working
+        row = inputs.longest_row * -(-per_token // inputs.gpus_per_engine)
+        left = int(inputs.gpu_share * inputs.gpu_bytes) - sum(part.bytes for part in fixed)
+        cache = max(left, row)
+    yield from fixed
+    yield Part("KV cache", cache)
     yield Part("transfer buffer", max(BUCKET_BYTES, model.largest_parameter * working), (Phase.sync,))
 
 

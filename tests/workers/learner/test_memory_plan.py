@@ -193,19 +193,23 @@ def test_the_fullest_node_counts():
         plan_memory(replace(inputs, gpus_per_node=4))
 
 
-def test_an_engine_divides_its_weights_and_not_its_cache():
+def test_an_engine_divides_its_weights_and_fills_its_share():
     def parts(inputs):
         return {part.name: part.bytes for part in plan_memory(inputs).engine}
 
     inputs = replace(INPUTS, gpus_per_node=40, prefill_tokens=1000, decoded_sequences=10)
     one, four = parts(inputs), parts(replace(inputs, gpus_per_engine=4))
     assert (one["weights"], four["weights"]) == (16_000_000_000, 4_000_000_000)
-    assert one["KV cache"] == four["KV cache"]
     assert four["process"] == 4 * one["process"]
     # 4 x 4096, 32 + 16 heads of 128, 3 x 12288
     assert one["prompts on their way in"] == 1000 * (16384 + 6144 + 36864) * 2
     assert one["logits of a decoded token"] == 10 * 150_000 * 12
-    assert "logits of a decoded token" not in parts(replace(inputs, gpus_per_node=0))
+    known = replace(inputs, gpu_bytes=40 * GIB, gpu_share=0.5, longest_row=1000)
+    filled = parts(known)
+    assert sum(filled.values()) - filled["process"] - filled["transfer buffer"] == 20 * GIB
+    on_cpus = parts(replace(known, gpus_per_node=0))
+    assert on_cpus["KV cache"] == known.kv_cache_bytes
+    assert "logits of a decoded token" not in on_cpus
 
 
 def test_a_peak_is_what_is_always_there_and_the_largest_phase():
