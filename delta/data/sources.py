@@ -1,5 +1,6 @@
 """Where problems come from: one dataclass per source, and the function that reads it."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,8 +34,7 @@ class JsonlConfig:
         """Check the ranges."""
         _check_held_out(self.held_out)
         check_template(self.template, name="data.template")
-        if unknown := set(self.fields) - ROW_FIELDS:
-            raise ValueError(f"data.fields names {sorted(unknown)}; expected some of {sorted(ROW_FIELDS)}.")
+        check_row_fields(self.fields, name="data.fields")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,6 +61,16 @@ def check_template(template: str, *, name: str) -> None:
     """
     if PROMPT not in template:
         raise ValueError(f"{name}={template!r}: expected a text with {PROMPT} where the problem goes.")
+
+
+def check_row_fields(names: Collection[str], *, name: str) -> None:
+    """Fields of a row go by names that are known here.
+
+    Raises:
+        ValueError: Others are named.
+    """
+    if unknown := set(names) - ROW_FIELDS:
+        raise ValueError(f"{name} names {sorted(unknown)}; expected some of {sorted(ROW_FIELDS)}.")
 
 
 def _check_held_out(count: int) -> None:

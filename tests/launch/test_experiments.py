@@ -180,6 +180,14 @@ def test_every_method_has_a_folder_of_its_own(algorithm: str):
     assert config.run_dir == f"runs/qwen3_14b_deepmath/{algorithm}/seed3"
 
 
+@pytest.mark.parametrize("cluster", ["local", "slurm", "kuberay"])
+def test_what_a_node_has_is_said_whoever_schedules_it(cluster: str):
+    here, there = (run("qwen3_14b_deepmath_4nodes", "delta", f"cluster={name}") for name in ("local", cluster))
+    for field in fields(here.cluster):
+        assert getattr(there.cluster, field.name) == getattr(here.cluster, field.name)
+    assert there.cluster.num_gpus == 8
+
+
 ROWS = {
     "code": {"prompt": "Read a number and print the next.", "tests": [{"input": "4\n", "output": "5\n"}]},
     "deepmath": {"question": "What is $1+1$?", "final_answer": "$2$", "r1_solution_1": "..."},
