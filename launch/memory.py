@@ -15,6 +15,7 @@ from delta.credit import DiscriminativeConfig
 from delta.credit.discriminative import CacheDtype, Proxy
 from delta.errors import ConfigError, ModelError
 from launch.memory_advice import Limits, gib, shortage
+from launch.submit.config import SubmittedConfig
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
 from workers.learner.engine import REDUCE_BUCKET_ELEMENTS
@@ -151,12 +152,13 @@ def memory_limits(config: TrainConfig) -> Limits:
             "engines run in host memory. Set cluster.num_gpus to the GPUs of a node, or cluster.gpu_memory_gib to 0."
         )
     configured = int(cluster.gpu_memory_gib * GIB), int(cluster.host_memory_gib * GIB)
-    if not cluster.num_gpus:
-        return Limits(None, configured[1] or available_host_bytes())
-    if config.dry_run:  # for another machine
+    if config.dry_run and (cluster.num_gpus or isinstance(cluster, SubmittedConfig)):  # for other machines
         return Limits(configured[0] or None, configured[1] or None)
+    host = configured[1] or available_host_bytes()
+    if not cluster.num_gpus:
+        return Limits(None, host)
     sizes = [size for size in (configured[0], smallest_gpu_bytes()) if size]
-    return Limits(min(sizes, default=None), configured[1] or available_host_bytes())
+    return Limits(min(sizes, default=None), host)
 
 
 def smallest_gpu_bytes() -> int | None:

@@ -10,6 +10,7 @@ from delta.errors import ConfigError
 from launch import memory
 from launch.memory import architecture_of, available_host_bytes, memory_inputs, memory_limits, table
 from launch.memory_advice import Limits, changes, shortage
+from launch.submit.config import SubmittedConfig
 from tests.conftest import Train
 from tests.launch.test_conf import composed
 from tests.workers.learner.test_memory_plan import INPUTS
@@ -157,6 +158,8 @@ def test_gpus_have_what_is_configured_and_no_more_than_they_really_have(monkeypa
     assert memory_limits(replace(config, dry_run=False)) == Limits(40 * GIB, 100 * GIB)
     assert memory_limits(replace(unknown, dry_run=False)).device == 40 * GIB
     assert memory_limits(config).device == 80 * GIB
+    assert memory_limits(replace(unknown, cluster=SubmittedConfig())) == Limits(None, None)  # nodes of others' machines
+    assert memory_limits(replace(unknown, cluster=ClusterConfig())).host is not None
     with pytest.raises(ConfigError, match=r"gpu_memory_gib=80 with cluster\.num_gpus=0.*cluster\.gpu_memory_gib to 0"):
         memory_limits(replace(config, cluster=ClusterConfig(gpu_memory_gib=80)))
 
