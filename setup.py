@@ -84,6 +84,7 @@ setup(
             "delta-doctor = launch.doctor.__main__:main",
             "delta-compare = launch.compare:main",
             "delta-verify = launch.verify:main",
+            "delta-eval = launch.evaluate:main",
             "delta-export = launch.export:main",
         ]
     },

@@ -1,7 +1,7 @@
 """The memory plan of a run, printed and checked before anything is allocated."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from delta.credit import DiscriminativeConfig
 from delta.credit.discriminative import CacheDtype, Proxy
 from delta.errors import ConfigError, ModelError
+from launch.memory_advice import Limits, gib, shortage
 from launch.submit.config import SubmittedConfig
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
-from workers.learner.config import OffloadDevice
 from workers.learner.engine import REDUCE_BUCKET_ELEMENTS
 from workers.learner.lora import adapter_parameters
 from workers.learner.memory_plan import (
@@ -25,18 +25,18 @@ from workers.learner.memory_plan import (
     MAX_LIVE_ELEMENTS,
     MIB,
     PREFETCH_ELEMENTS,
-    Held,
     MemoryInputs,
     MemoryPlan,
-    Phase,
     Place,
-    model_shape,
     plan_memory,
-    total,
 )
+from workers.learner.model_shape import model_shape
 from workers.warm_start.config import WarmStartModelConfig
 from workers.warm_start.make import model_config
 from workers.warm_start.tokenizer import byte_tokenizer
+
+PREFILL_TOKENS = 8192
+"""Of prompts that vLLM takes in together on a GPU; 8,192 is its default for the larger ones."""
 
 SMALL = GIB // 50
 """Parts below this are shown as one."""
@@ -60,8 +60,8 @@ def check_memory(config: TrainConfig, console: RunConsole) -> MemoryPlan:
     Raises:
         ConfigError: It will not fit; the message names the largest part and what would help.
     """
-    plan = plan_memory(memory_inputs(config, architecture_of(config)))
     limits = memory_limits(config)
+    plan = plan_memory(memory_inputs(config, architecture_of(config), gpu_bytes=limits.device or 0))
     shown = console.console
     if not shown.is_terminal:  # a pipe has no width: do not fold the table for it
         shown = Console(width=120, quiet=shown.quiet)
@@ -93,8 +93,8 @@ def architecture_of(config: TrainConfig) -> Any:
     return found
 
 
-def memory_inputs(config: TrainConfig, architecture: Any) -> MemoryInputs:
-    """What the plan is computed from.
+def memory_inputs(config: TrainConfig, architecture: Any, *, gpu_bytes: int = 0) -> MemoryInputs:
+    """What the plan is computed from; `gpu_bytes` is the memory of a GPU, where known.
 
     A row is at most as long as the engine's context, and a step at most all its rollouts at full length; shorter
     rollouts need less.
@@ -108,12 +108,19 @@ def memory_inputs(config: TrainConfig, architecture: Any) -> MemoryInputs:
     return MemoryInputs(
         model=model_shape(architecture),
         working_bytes=working,
-        on_gpu=config.cluster.gpu_memory_gib > 0,
+        gpus_per_node=config.cluster.num_gpus,
         num_ranks=learner.num_ranks,
         num_engines=rollout.num_workers,
         micro_batch_tokens=max(learner.tokens_per_micro_batch, rollout.max_model_len),
         step_tokens=rollout.prompts_per_step * rollout.group_size * rollout.max_new_tokens,
         lm_head_chunk_tokens=learner.lm_head_chunk_tokens,
+        nodes=config.nodes,
+        gpus_per_engine=rollout.tensor_parallel_size,
+        gpu_bytes=gpu_bytes,
+        gpu_share=rollout.gpu_memory_utilization,
+        longest_row=rollout.max_model_len,
+        prefill_tokens=PREFILL_TOKENS,
+        decoded_sequences=rollout.max_num_seqs,
         gradient_checkpointing=learner.gradient_checkpointing,
         sequence_parallel=learner.sequence_parallel,
         may_share_sequences=learner.packing and not learner.compile,
@@ -132,32 +139,40 @@ def memory_inputs(config: TrainConfig, architecture: Any) -> MemoryInputs:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """Bytes there are; None where that is not known."""
-
-    device: int | None
-    host: int | None
-
-
 def memory_limits(config: TrainConfig) -> Limits:
-    """What there is: as configured, or as this machine has it free.
+    """What there is: as configured, or as this machine has it, which a run with GPUs can not exceed.
 
     Raises:
-        ConfigError: A run that is to start counts on a GPU, which none can use yet.
+        ConfigError: GPUs are said to have memory, and there are to be none.
     """
     cluster = config.cluster
-    configured = int(cluster.host_memory_gib * GIB) or None
-    if not cluster.gpu_memory_gib:
-        elsewhere = config.dry_run and isinstance(cluster, SubmittedConfig)
-        return Limits(None, configured or (None if elsewhere else available_host_bytes()))
-    if not config.dry_run:
+    if cluster.gpu_memory_gib and not cluster.num_gpus:
         raise ConfigError(
-            f"cluster.gpu_memory_gib={cluster.gpu_memory_gib:g} is for planning only: learners and engines of this "
-            "version run on the CPU, so they would hold in host memory what the plan counts on a GPU. Set dry_run=true "
-            "to plan for a machine with GPUs, or leave it at 0 to train."
+            f"cluster.gpu_memory_gib={cluster.gpu_memory_gib:g} with cluster.num_gpus=0: without GPUs, learners and "
+            "engines run in host memory. Set cluster.num_gpus to the GPUs of a node, or cluster.gpu_memory_gib to 0."
         )
-    return Limits(int(cluster.gpu_memory_gib * GIB), configured)  # of another machine
+    configured = int(cluster.gpu_memory_gib * GIB), int(cluster.host_memory_gib * GIB)
+    if config.dry_run and (cluster.num_gpus or isinstance(cluster, SubmittedConfig)):  # for other machines
+        return Limits(configured[0] or None, configured[1] or None)
+    host = configured[1] or available_host_bytes()
+    if not cluster.num_gpus:
+        return Limits(None, host)
+    sizes = [size for size in (configured[0], smallest_gpu_bytes()) if size]
+    return Limits(min(sizes, default=None), host)
+
+
+def smallest_gpu_bytes() -> int | None:
+    """Memory of the smallest GPU here; None where there is none to ask, or nobody who could.
+
+    NVIDIA's own tool is asked, because torch would keep memory of a GPU for this process.
+    """
+    asked = shutil.which("nvidia-smi")
+    if asked is None:
+        return None
+    query = [asked, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
+    sizes = [int(line) * MIB for line in answer.stdout.split() if line.isdigit()]
+    return min(sizes, default=None)
 
 
 def available_host_bytes() -> int:
@@ -182,7 +197,8 @@ def table(plan: MemoryPlan, limits: Limits) -> Table:
     inputs = plan.inputs
     shown = Table(
         title=f"Memory plan: {inputs.model.parameters:,} parameters, {inputs.num_ranks} learner ranks, "
-        f"{inputs.num_engines} engines, micro-batches of {inputs.micro_batch_tokens:,} tokens"
+        f"{inputs.num_engines} engines, {inputs.nodes} node{'s' if inputs.nodes > 1 else ''}, micro-batches of "
+        f"{inputs.micro_batch_tokens:,} tokens"
     )
     shown.add_column("of each")
     shown.add_column("part")
@@ -194,125 +210,20 @@ def table(plan: MemoryPlan, limits: Limits) -> Table:
         for part in sorted(set(parts) - set(small), key=lambda part: -part.bytes):
             where = Place.host if part.place is Place.device and not inputs.on_gpu else part.place
             shown.add_row(
-                owner, part.name, ", ".join(phase.value for phase in part.phases), where.value, _gib(part.bytes)
+                owner, part.name, ", ".join(phase.value for phase in part.phases), where.value, gib(part.bytes)
             )
         if small:
-            shown.add_row(owner, f"{len(small)} smaller parts", "", "", _gib(sum(part.bytes for part in small)))
+            shown.add_row(owner, f"{len(small)} smaller parts", "", "", gib(sum(part.bytes for part in small)))
         shown.add_section()
     if inputs.on_gpu:
         shown.add_row("learner rank", "peak", "", "GPU", _against(plan.learner_device, limits.device))
         shown.add_row("engine", "peak", "", "GPU", _against(plan.engine_device, limits.device))
-        both = plan.learner_device + plan.engine_device
-        shown.add_row("GPU", "both, if they share one", "", "GPU", _against(both, limits.device))
-    shown.add_row("host", "all processes, on one host", "", "host", _against(plan.host, limits.host))
+    host = "fullest node" if inputs.nodes > 1 else "host"
+    shown.add_row(host, "all its processes", "", "host", _against(plan.host, limits.host))
     if plan.disk:
-        shown.add_row("host", "all ranks, on one disk", "", "disk", _gib(plan.disk))
+        shown.add_row(host, "all its ranks, on one disk", "", "disk", gib(plan.disk))
     return shown
 
 
-def shortage(plan: MemoryPlan, limits: Limits) -> str | None:
-    """What does not fit, what is largest in it, and what would help by how much; None if all fits."""
-    needs: list[tuple[str, Callable[[MemoryPlan], list[Held]], int | None]] = [
-        ("a learner rank on its GPU", MemoryPlan.on_learner_device, limits.device),
-        ("an engine on its GPU", MemoryPlan.on_engine_device, limits.device),
-        (
-            "all processes on this host" if limits.device is None else "host memory of all processes",
-            MemoryPlan.on_host,
-            limits.host,
-        ),
-    ]
-    for what, held, limit in needs:
-        needed = total(held(plan))
-        if limit is None or needed <= limit:
-            continue
-        largest = max(held(plan), key=lambda part: part.bytes)
-        savings = sorted(
-            ((needed - total(held(plan_memory(inputs))), text) for text, inputs in changes(plan.inputs)),
-            key=lambda pair: -pair[0],
-        )
-        helpful = "; ".join(f"{text} saves {_gib(saved)} GiB" for saved, text in savings[:5] if saved > limit // 200)
-        return (
-            f"memory: {what} needs {_gib(needed)} GiB, and there are {_gib(limit)} GiB. The largest part is "
-            f"{_described(largest)}. What would help: {helpful or 'a smaller model, or more memory'}."
-        )
-    return None
-
-
-def _described(held: Held) -> str:
-    part = held.part
-    when = "" if Phase.always in part.phases else f" ({', '.join(phase.value for phase in part.phases)})"
-    owners = "" if held.count == 1 else f" in each of {held.count} {held.owner}s"
-    return f"{part.name}{when}, {_gib(part.bytes)} GiB{owners}"
-
-
-def changes(inputs: MemoryInputs) -> list[tuple[str, MemoryInputs]]:
-    """Settings that would need less, one at a time; each leaves a configuration that is accepted."""
-    found = []
-
-    def add(text: str, **changed: object) -> None:
-        found.append((text, replace(inputs, **changed)))  # type: ignore[arg-type]
-
-    if not inputs.gradient_checkpointing:
-        add("learner.gradient_checkpointing=true", gradient_checkpointing=True)
-    half = inputs.micro_batch_tokens // 2
-    add(
-        f"learner.tokens_per_micro_batch={half} (and rollout.max_model_len no longer than that)",
-        micro_batch_tokens=half,
-    )
-    if inputs.lm_head_chunk_tokens > 256:
-        add("learner.lm_head_chunk_tokens=256", lm_head_chunk_tokens=256)
-    if inputs.offload_optimizer is OffloadDevice.none and inputs.on_gpu:
-        add("learner.offload.optimizer=cpu", offload_optimizer=OffloadDevice.cpu)
-    if inputs.offload_optimizer is not OffloadDevice.nvme:
-        add(
-            "learner.offload.optimizer=nvme learner.offload.nvme_path=DIR",
-            offload_optimizer=OffloadDevice.nvme,
-        )
-    if inputs.offload_parameters is OffloadDevice.none and inputs.on_gpu:
-        add("learner.offload.parameters=cpu", offload_parameters=OffloadDevice.cpu)
-    if inputs.on_gpu:
-        ranks = 2 * inputs.num_ranks
-        add(f"learner.num_ranks={ranks}", num_ranks=ranks)
-        shared = 2 * inputs.sequence_parallel
-        if _can_share(inputs, shared):
-            add(f"learner.sequence_parallel={shared}", sequence_parallel=shared)
-    elif inputs.num_ranks > 1:
-        alone = "" if inputs.sequence_parallel == 1 else " learner.sequence_parallel=1"
-        add(f"learner.num_ranks=1{alone}", num_ranks=1, sequence_parallel=1)
-    live = inputs.model.largest_group
-    if inputs.max_live_elements > live:
-        add(f"+learner.deepspeed.zero_optimization.stage3_max_live_parameters={live}", max_live_elements=live)
-    if inputs.proxy_bytes == 4:
-        add("credit.cache_dtype=bfloat16", proxy_bytes=2)
-    if inputs.keeps_head_sums:
-        add("credit.proxy=row", keeps_head_sums=False)
-    if inputs.has_reference:
-        add("regularization.kl=0", has_reference=False)
-    if inputs.num_engines > 1 and not inputs.on_gpu:
-        add("rollout.num_workers=1", num_engines=1)
-    if inputs.kv_cache_bytes > GIB:
-        fewer = inputs.kv_cache_bytes // GIB // 2
-        add(f"rollout.kv_cache_gib={fewer}", kv_cache_bytes=fewer * GIB)
-    if inputs.working_bytes == 4:
-        proxy = min(inputs.proxy_bytes, 2)
-        add("model.dtype=bfloat16", working_bytes=2, proxy_bytes=proxy)
-    return found
-
-
-def _can_share(inputs: MemoryInputs, size: int) -> bool:
-    """Whether `size` ranks may share a sequence: what `LearnerConfig` and `share_sequences` ask for."""
-    heads, key_value_heads = inputs.model.num_heads, inputs.model.num_kv_heads
-    return (
-        inputs.may_share_sequences
-        and inputs.num_ranks % size == 0
-        and heads % size == 0
-        and (key_value_heads % size == 0 or size % key_value_heads == 0)
-    )
-
-
-def _gib(size: int) -> str:
-    return f"{size / GIB:,.2f}"
-
-
 def _against(size: int, limit: int | None) -> str:
-    return _gib(size) if limit is None else f"{_gib(size)} of {_gib(limit)}"
+    return gib(size) if limit is None else f"{gib(size)} of {gib(limit)}"

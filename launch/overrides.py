@@ -72,7 +72,10 @@ def _seen(error: BaseException) -> list[str]:
     lines = str(error).splitlines()
     if error.__cause__ is not None:
         lines += str(error.__cause__).splitlines()
-    cleaned = (line.strip().rstrip(".").removeprefix("In 'train': ").removeprefix("In 'verify': ") for line in lines)
+    cleaned = (
+        line.strip().rstrip(".").removeprefix("In 'train': ").removeprefix("In 'verify': ").removeprefix("In 'eval': ")
+        for line in lines
+    )
     kept = [line for line in cleaned if line and not line.startswith(_NOISE) and not line.endswith("_schema")]
     return list(dict.fromkeys(kept))
 

@@ -1,15 +1,16 @@
 """What can fail before a process is started, fails here: data, model, tokenizer, one known answer, the run folder."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from delta.data.problems import ProblemSet, encode_problems
+from delta.data.problems import Problem, ProblemSet, encode_problems
 from delta.data.sources import load_problems
 from delta.errors import ConfigError, DataError, ModelError
-from delta.rewards import check_reference
+from delta.rewards import RewardConfig, check_reference
 from delta.rewards.plugin import find
 from delta.types import FunctionTests, Outcome, PluginAnswer, Prompt, Sample
 from launch.memory import check_memory
@@ -19,9 +20,9 @@ from workers.controller.console import RunConsole
 from workers.controller.loop import RunData
 from workers.learner.engine import check_learner
 from workers.learner.models import check_architecture
-from workers.verifier.config import PoolConfig, ScoringConfig
+from workers.verifier.config import PoolConfig, ScoringConfig, VerifierConfig
 from workers.verifier.supervisor import Supervisor
-from workers.warm_start.config import PretrainedModelConfig, WarmStartModelConfig
+from workers.warm_start.config import ModelConfig, PretrainedModelConfig, WarmStartModelConfig
 from workers.warm_start.make import warm_start
 from workers.warm_start.tokenizer import byte_tokenizer
 
@@ -72,19 +73,21 @@ def check(config: TrainConfig, console: RunConsole) -> RunData | None:
         DeltaError: Something cannot work.
     """
     if isinstance(config.model, PretrainedModelConfig):
-        check_model(config.model, needs_weights=not config.dry_run)
-    check_context(config)
+        check_model_files(config.model, needs_weights=not config.dry_run)
+        check_architecture(config.model.path, allow_untested=config.model.allow_untested)
+    check_context(config.model, config.rollout.max_model_len)
     config.placement(nodes=config.nodes)
     check_learner(config.learner, on_this_machine=not config.dry_run)
     check_memory(config, console)
     problems = load_problems(config.data, seed=config.seed)
-    check_references(problems, console)
-    check_known_answer(config, problems)
+    both = (*problems.train, *problems.held_out)
+    check_references(both, console.warn)
+    check_known_answer(config.verifier, config.reward, both, max_tokens=config.rollout.max_new_tokens)
     refuse_other_run(config)
     if config.dry_run and isinstance(config.model, PretrainedModelConfig) and not has_tokenizer(config.model):
         console.warn(f"{config.model.path} has no tokenizer: whether the prompts fit was not checked.")
         return None
-    return encode(config, problems, load_tokenizer(config), console)
+    return encode(config, problems, load_tokenizer(config.model), console)
 
 
 def has_tokenizer(config: PretrainedModelConfig) -> bool:
@@ -92,13 +95,12 @@ def has_tokenizer(config: PretrainedModelConfig) -> bool:
     return not Path(config.path).is_dir() or (Path(config.path) / "tokenizer_config.json").is_file()
 
 
-def check_context(config: TrainConfig) -> None:
+def check_context(model: ModelConfig, wanted: int) -> None:
     """The engine's context must fit the model's."""
-    wanted = config.rollout.max_model_len
-    if isinstance(config.model, WarmStartModelConfig):
-        limit, name = config.model.max_positions, "model.max_positions"
+    if isinstance(model, WarmStartModelConfig):
+        limit, name = model.max_positions, "model.max_positions"
     else:
-        settings = Path(config.model.path) / "config.json"
+        settings = Path(model.path) / "config.json"
         found = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
         limit, name = found.get("max_position_embeddings", wanted), f"max_position_embeddings in {settings}"
     if wanted > limit:
@@ -107,7 +109,7 @@ def check_context(config: TrainConfig) -> None:
         )
 
 
-def check_model(config: PretrainedModelConfig, *, needs_weights: bool = True) -> None:
+def check_model_files(config: PretrainedModelConfig, *, needs_weights: bool = True) -> None:
     """A path must hold a model in Hugging Face format; a hub name is left to the hub.
 
     Args:
@@ -127,47 +129,46 @@ def check_model(config: PretrainedModelConfig, *, needs_weights: bool = True) ->
             f"model.path={config.path} is no model: {', '.join(missing)} not found. Expected a folder in Hugging Face "
             "format (config.json, tokenizer, *.safetensors), such as the `export` folder of a run."
         )
-    check_architecture(config.path, allow_untested=config.allow_untested)
 
 
-def load_tokenizer(config: TrainConfig) -> PreTrainedTokenizerBase:
+def load_tokenizer(model: ModelConfig) -> PreTrainedTokenizerBase:
     """The policy's tokenizer.
 
     Raises:
         ModelError: The model has none, or it lacks an end token.
     """
-    if isinstance(config.model, WarmStartModelConfig):
+    if isinstance(model, WarmStartModelConfig):
         return byte_tokenizer()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model.path)
+        tokenizer = AutoTokenizer.from_pretrained(model.path)
     except (OSError, ValueError) as error:
         raise ModelError(
-            f"model.path={config.model.path}: no usable tokenizer ({str(error).splitlines()[0]}). Expected a folder in "
+            f"model.path={model.path}: no usable tokenizer ({str(error).splitlines()[0]}). Expected a folder in "
             "Hugging Face format, or a hub name and network."
         ) from error
     if tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"model.path={config.model.path}: its tokenizer has no end token, so no answer could ever end."
-        )
+        raise ModelError(f"model.path={model.path}: its tokenizer has no end token, so no answer could ever end.")
     return tokenizer
 
 
-def check_references(problems: ProblemSet, console: RunConsole) -> None:
+def check_references(problems: Sequence[Problem | Prompt], warn: Callable[[str], None]) -> None:
     """Name the problems whose reference answers cannot be read: no answer, or only the same text, would be right."""
     found = {
         problem.id: trouble
-        for problem in (*problems.train, *problems.held_out)
+        for problem in problems
         if isinstance(problem.answer, str) and (trouble := check_reference(problem.answer)) is not None
     }
     if found:
         some = ", ".join(list(found)[:10]) + (", ..." if len(found) > 10 else "")
-        console.warn(
-            f"{len(found)} of {len(problems.train) + len(problems.held_out)} reference answers cannot be read: {some}. "
+        warn(
+            f"{len(found)} of {len(problems)} reference answers cannot be read: {some}. "
             f"{next(iter(found.values()))} Mend or remove them; no other spelling of them will score."
         )
 
 
-def check_known_answer(config: TrainConfig, problems: ProblemSet) -> None:
+def check_known_answer(
+    verifier: VerifierConfig, reward: RewardConfig, problems: Sequence[Problem | Prompt], *, max_tokens: int
+) -> None:
     """A known answer must score as correct in a real worker process: a verifier that fails here fails everywhere.
 
     Of math, the first problem's own answer; for code, a sandbox must run a program; other judges must be there.
@@ -176,10 +177,10 @@ def check_known_answer(config: TrainConfig, problems: ProblemSet) -> None:
         ConfigError: A judge, a sandbox or a part of the reward cannot work.
         DataError: The problem's own answer is not correct.
     """
-    if not isinstance(config.verifier, PoolConfig):
+    if not isinstance(verifier, PoolConfig):
         return  # a service elsewhere, which is asked when the run starts
-    first = {type(problem.answer): problem for problem in reversed((*problems.train, *problems.held_out))}
-    supervisor = Supervisor(ScoringConfig(config.verifier, config.reward), workers=1)
+    first = {type(problem.answer): problem for problem in reversed(problems)}
+    supervisor = Supervisor(ScoringConfig(verifier, reward), workers=1)
     try:
         for problem in first.values():
             if isinstance(problem.answer, PluginAnswer):
@@ -190,7 +191,7 @@ def check_known_answer(config: TrainConfig, problems: ProblemSet) -> None:
                 if isinstance(problem.answer, str)
                 else ("def one():\n    return 1\n", FunctionTests("assert one() == 1", "one"))
             )
-            sample = Sample(response, answer, tokens=1, max_tokens=config.rollout.max_new_tokens)
+            sample = Sample(response, answer, tokens=1, max_tokens=max_tokens)
             (verdict,) = supervisor.score([sample])
             if not verdict.outcome.is_judgement:
                 raise ConfigError(f"the verifier fails on a known answer ({verdict.outcome.value}): {verdict.detail}")

@@ -28,6 +28,7 @@ from delta.data.sources import Gsm8kExpressionsConfig, JsonlConfig
 from delta.importance import ImportanceConfig
 from delta.rewards import RewardConfig
 from delta.surrogates import SurrogateConfig
+from launch.evaluation import EvalConfig
 from launch.submit.kuberay.config import KubeRayConfig
 from launch.submit.slurm.config import SlurmConfig
 from launch.verification import VerifyConfig
@@ -73,6 +74,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="verify_schema", node=VerifyConfig)
+    store.store(name="eval_schema", node=EvalConfig)
     for group, variants in VARIANTS.items():
         for name, schema in variants.items():
             store.store(group=group, name=f"{name}_schema", node=schema)

@@ -101,7 +101,7 @@ def verify_file(config: VerifyConfig, console: Console) -> list[Scored]:
     scored: list[Scored] = []
     try:
         supervisor.ready()
-        with output, _bar(console) as progress:
+        with output, bar(console) as progress:
             task = progress.add_task("scoring", total=len(numbered))
             for found in _score_in_order(numbered, supervisor):
                 _write(output, found, parts=len(config.reward.parts) > 1, path=config.output)
@@ -182,7 +182,8 @@ def _write(output: BinaryIO, scored: Scored, *, parts: bool, path: str) -> None:
         raise StorageError(f"output={path}: {error}. Free space or choose another file.") from error
 
 
-def _bar(console: Console) -> Progress:
+def bar(console: Console) -> Progress:
+    """A bar with counts and times; none without a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,10 +1,11 @@
 """Problems as users write them (text), the held-out split, and their encoding into prompts."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from types import MappingProxyType
 
 from delta.data.held_out import hash_fraction, is_reserved
 from delta.data.references import parse_reference
@@ -12,6 +13,9 @@ from delta.errors import DataError
 from delta.types import Prompt, Reference
 
 Encode = Callable[[str], list[int]]
+
+PROMPT = "{prompt}"
+"""Where a template has the text of a problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +42,15 @@ class Overlong(Enum):
     drop = "drop"
 
 
-def read_jsonl(path: str | Path) -> list[Problem]:
+def read_jsonl(
+    path: str | Path, *, fields: Mapping[str, str] = MappingProxyType({}), template: str = PROMPT
+) -> list[Problem]:
     """Read problems from a file of JSON lines: `prompt`, what `parse_reference` wants, and optionally `id`.
 
     Args:
         path: UTF-8 text, one object per line; blank lines are skipped.
+        fields: What a field is called in the file, by the name it has here; a row may have either.
+        template: What the policy is given; `{prompt}` in it is the row's prompt.
 
     Returns:
         The problems in file order.
@@ -54,32 +62,32 @@ def read_jsonl(path: str | Path) -> list[Problem]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(
-            f"data.path={path}: {error}. Expected a readable UTF-8 file with one JSON object per line."
-        ) from error
+        raise DataError(f"{path}: {error}. Expected a readable UTF-8 file with one JSON object per line.") from error
     # Not splitlines(): JSON strings may hold U+2028 and friends unescaped, which are no line ends here.
     problems = [
-        _parse_row(line, f"{path}, line {number}", f"{path.stem}-{number}")
+        _parse_row(line, f"{path}, line {number}", f"{path.stem}-{number}", fields, template)
         for number, line in enumerate(text.split("\n"), start=1)
         if line.strip()
     ]
     if not problems:
-        raise DataError(f"data.path={path}: the file holds no problem. Expected lines such as {_EXAMPLE}")
+        raise DataError(f"{path}: the file holds no problem. Expected lines such as {_EXAMPLE}")
     return problems
 
 
 _EXAMPLE = '{"prompt": "12+30=", "answer": "42"}'
 
 
-def _parse_row(line: str, where: str, default_id: str) -> Problem:
+def _parse_row(line: str, where: str, default_id: str, fields: Mapping[str, str], template: str) -> Problem:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:  # the parser has limits of its own on digits and nesting
         raise DataError(f"{where}: not JSON ({error}). Expected a line such as {_EXAMPLE}") from error
     if not isinstance(row, dict):
         raise DataError(f"{where}: a JSON {type(row).__name__}, not an object. Expected a line such as {_EXAMPLE}")
+    row |= {name: row[called] for name, called in fields.items() if called in row and name not in row}
     if "prompt" not in row:
-        raise DataError(f"{where}: no field 'prompt', only {sorted(row)}. Expected a line such as {_EXAMPLE}")
+        names = " or ".join(repr(name) for name in ("prompt", fields.get("prompt")) if name)
+        raise DataError(f"{where}: no field {names}, only {sorted(row)}. Expected a line such as {_EXAMPLE}")
     prompt = row["prompt"]
     if isinstance(prompt, bool) or not isinstance(prompt, str | int | float) or not str(prompt).strip():
         raise DataError(f"{where}: prompt is {prompt!r}. Expected a text (or a number) that is not empty.")
@@ -93,7 +101,8 @@ def _parse_row(line: str, where: str, default_id: str) -> Problem:
         answer = parse_reference(row)
     except ValueError as error:
         raise DataError(f"{where}: {error} For example {_EXAMPLE}") from error
-    return Problem(str(default_id if row.get("id") is None else row["id"]), str(prompt), answer)
+    text = template.replace(PROMPT, str(prompt))
+    return Problem(str(default_id if row.get("id") is None else row["id"]), text, answer)
 
 
 def hold_out(problems: Iterable[Problem], *, count: int) -> ProblemSet:
@@ -125,6 +134,21 @@ def hold_out(problems: Iterable[Problem], *, count: int) -> ProblemSet:
         train=tuple(problem for problem in unique.values() if problem.prompt not in held),
         held_out=tuple(problem for problem in unique.values() if problem.prompt in held),
     )
+
+
+def held_out_apart(problems: Iterable[Problem], held_out: Iterable[Problem]) -> ProblemSet:
+    """Problems to train on and others to measure on, from files of their own.
+
+    Repeated prompts are one problem (the first); one that is measured on is not trained on.
+
+    Raises:
+        DataError: Nothing is left to train on.
+    """
+    measured = {problem.prompt: problem for problem in reversed((*held_out,))}
+    train = {problem.prompt: problem for problem in reversed((*problems,)) if problem.prompt not in measured}
+    if not train:
+        raise DataError("every problem is also in data.held_out_path; expected others to train on.")
+    return ProblemSet(train=tuple(reversed(train.values())), held_out=tuple(reversed(measured.values())))
 
 
 def encode_problems(

@@ -1,12 +1,16 @@
 """Where problems come from: one dataclass per source, and the function that reads it."""
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from delta.data.arithmetic import ArithmeticConfig, arithmetic_problems
 from delta.data.gsm8k_expressions import read_gsm8k_expressions
-from delta.data.problems import Overlong, ProblemSet, hold_out, read_jsonl
+from delta.data.problems import PROMPT, Overlong, ProblemSet, held_out_apart, hold_out, read_jsonl
 from delta.errors import ConfigError
+
+ROW_FIELDS = frozenset({"id", "prompt", "task", "answer", "tests", "entry_point"})
+"""Of a problem in a file."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -15,14 +19,22 @@ class JsonlConfig:
 
     path: str = ""
     """The file."""
+    fields: dict[str, str] = field(default_factory=dict)
+    """What the file calls the fields that go by `prompt`, `answer`, `tests`, ... here, such as `{prompt: question}`."""
+    template: str = PROMPT
+    """What the policy is given; `{prompt}` in it is the problem."""
+    held_out_path: str = ""
+    """Another such file, to measure on; nothing of it is trained on."""
     held_out: int = 200
-    """Problems kept back to measure on, about a tenth of the file at most."""
+    """Without `held_out_path`: problems kept back to measure on, about a tenth of the file at most."""
     overlong: Overlong = Overlong.error
     """Prompts that do not fit the context: stop with an `error`, or `drop` them."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
         _check_held_out(self.held_out)
+        check_template(self.template, name="data.template")
+        check_row_fields(self.fields, name="data.fields")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -39,6 +51,26 @@ class Gsm8kExpressionsConfig:
     def __post_init__(self) -> None:
         """Check the ranges."""
         _check_held_out(self.held_out)
+
+
+def check_template(template: str, *, name: str) -> None:
+    """A template has a place for the problem.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if PROMPT not in template:
+        raise ValueError(f"{name}={template!r}: expected a text with {PROMPT} where the problem goes.")
+
+
+def check_row_fields(names: Collection[str], *, name: str) -> None:
+    """Fields of a row go by names that are known here.
+
+    Raises:
+        ValueError: Others are named.
+    """
+    if unknown := set(names) - ROW_FIELDS:
+        raise ValueError(f"{name} names {sorted(unknown)}; expected some of {sorted(ROW_FIELDS)}.")
 
 
 def _check_held_out(count: int) -> None:
@@ -68,5 +100,10 @@ def load_problems(config: DataConfig, *, seed: int) -> ProblemSet:
     if not config.path:
         raise ConfigError("data.path is empty: expected the path of a file, for example data.path=problems.jsonl.")
     path = Path(config.path)
-    read = read_jsonl if isinstance(config, JsonlConfig) else read_gsm8k_expressions
-    return hold_out(read(path), count=config.held_out)
+    if isinstance(config, Gsm8kExpressionsConfig):
+        return hold_out(read_gsm8k_expressions(path), count=config.held_out)
+    problems = read_jsonl(path, fields=config.fields, template=config.template)
+    if not config.held_out_path:
+        return hold_out(problems, count=config.held_out)
+    measured = read_jsonl(config.held_out_path, fields=config.fields, template=config.template)
+    return held_out_apart(problems, measured)

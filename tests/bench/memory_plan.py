@@ -13,7 +13,15 @@ import torch
 from tests.bench.parts import resident_peak
 from tests.workers.learner.ranks import run_ranks
 from workers.learner.config import LearnerConfig
-from workers.learner.memory_plan import MIB, MemoryInputs, Phase, Place, model_shape, peak, plan_memory
+from workers.learner.memory_plan import (
+    MIB,
+    MemoryInputs,
+    Phase,
+    Place,
+    peak,
+    plan_memory,
+)
+from workers.learner.model_shape import model_shape
 
 SIZES = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 6, "vocab_size": 32_000}
 """Some 50 million parameters, a third of them in each of embedding and LM head."""
@@ -112,7 +120,7 @@ def compare(folder: str, model_config: Any, **setting: Any) -> tuple[int, int]:
     inputs = MemoryInputs(
         model=model_shape(model_config),
         working_bytes=dtype.itemsize,
-        on_gpu=False,
+        gpus_per_node=0,
         num_ranks=config.num_ranks,
         num_engines=0,
         micro_batch_tokens=config.tokens_per_micro_batch,

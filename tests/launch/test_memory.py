@@ -5,20 +5,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from delta.errors import ConfigError
 from launch import memory
-from launch.memory import (
-    Limits,
-    architecture_of,
-    available_host_bytes,
-    changes,
-    memory_inputs,
-    memory_limits,
-    shortage,
-    table,
-)
+from launch.memory import architecture_of, available_host_bytes, memory_inputs, memory_limits, table
+from launch.memory_advice import Limits, changes, shortage
+from launch.submit.config import SubmittedConfig
 from tests.conftest import Train
 from tests.launch.test_conf import composed
 from tests.workers.learner.test_memory_plan import INPUTS
@@ -59,6 +51,7 @@ def eight_gpus(tmp_path):
         "rollout.num_workers=8",
         "rollout.max_model_len=22528",
         "rollout.max_new_tokens=20480",
+        "cluster.num_gpus=16",
         "cluster.gpu_memory_gib=80",
         f"run_dir={tmp_path / 'run'}",
     ]
@@ -111,12 +104,15 @@ def test_advice_is_true():
 
 
 def test_an_engine_may_be_what_does_not_fit():
-    plan = plan_memory(replace(INPUTS, gradient_checkpointing=True, kv_cache_bytes=70 * GIB))
-    message = shortage(plan, Limits(80 * GIB, None))
+    """2 x 36 layers x 8 heads x 128 x 2 bytes are 147,456 for each token of a row, which must fit whole."""
+    inputs = replace(INPUTS, gradient_checkpointing=True, gpus_per_node=24, gpu_bytes=80 * GIB, longest_row=400_000)
+    message = shortage(plan_memory(inputs), Limits(80 * GIB, None))
     assert message is not None
-    assert "an engine on its GPU" in message
-    assert "KV cache" in message
-    assert "rollout.kv_cache_gib=35 saves 35.00 GiB" in message
+    assert "an engine within its share of a GPU (rollout.gpu_memory_utilization=0.85)" in message
+    assert "and there are 68.00 GiB. The largest part is KV cache, 54.93 GiB" in message
+    assert "rollout.tensor_parallel_size=2 saves" in message
+    assert shortage(plan_memory(replace(inputs, gpus_per_engine=2)), Limits(80 * GIB, None)) is None
+    assert shortage(plan_memory(replace(inputs, longest_row=300_000)), Limits(80 * GIB, None)) is None
 
 
 def test_the_table_holds_every_part():
@@ -144,17 +140,42 @@ def test_a_container_with_less_than_its_machine(tmp_path, monkeypatch, folder, l
     assert available_host_bytes() > GIB // 2
 
 
-def test_gpu_memory_is_for_planning_only(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # whatever the machine has
-    config = TrainConfig(cluster=ClusterConfig(gpu_memory_gib=80), dry_run=True)
-    assert memory_limits(config) == Limits(80 * GIB, None)
-    with pytest.raises(ConfigError, match=r"gpu_memory_gib=80 is for planning only.*run on the CPU.*dry_run=true.*0"):
-        memory_limits(replace(config, dry_run=False))
+NVIDIA_SMI = """#!/bin/sh
+[ "$*" = "--query-gpu=memory.total --format=csv,noheader,nounits" ] && printf '81920\\n40960\\n'
+"""
+
+
+def test_gpus_have_what_is_configured_and_no_more_than_they_really_have(monkeypatch, tmp_path):
+    config = TrainConfig(cluster=ClusterConfig(num_gpus=2, gpu_memory_gib=80, host_memory_gib=100), dry_run=True)
+    assert memory_limits(config) == Limits(80 * GIB, 100 * GIB)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert memory_limits(replace(config, dry_run=False)) == Limits(80 * GIB, 100 * GIB)  # nobody to ask
+    unknown = replace(config, cluster=ClusterConfig(num_gpus=2))
+    assert memory_limits(unknown) == Limits(None, None)
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(NVIDIA_SMI)
+    tool.chmod(0o755)
+    assert memory_limits(replace(config, dry_run=False)) == Limits(40 * GIB, 100 * GIB)
+    assert memory_limits(replace(unknown, dry_run=False)).device == 40 * GIB
+    assert memory_limits(config).device == 80 * GIB
+    assert memory_limits(replace(unknown, cluster=SubmittedConfig())) == Limits(None, None)  # nodes of others' machines
+    assert memory_limits(replace(unknown, cluster=ClusterConfig())).host is not None
+    with pytest.raises(ConfigError, match=r"gpu_memory_gib=80 with cluster\.num_gpus=0.*cluster\.gpu_memory_gib to 0"):
+        memory_limits(replace(config, cluster=ClusterConfig(gpu_memory_gib=80)))
+
+
+def test_more_ranks_need_more_gpus_or_more_nodes():
+    with_room = replace(INPUTS, num_engines=4, gpus_per_node=24)
+    assert ("learner.num_ranks=16", replace(with_room, num_ranks=16)) in changes(with_room)
+    assert ("nodes=2 learner.num_ranks=16", replace(INPUTS, nodes=2, num_ranks=16)) in changes(INPUTS)
+    texts = [text for text, _ in changes(INPUTS)]
+    assert not any("tensor_parallel" in text for text in texts)  # all 16 GPUs are taken
+    assert "rollout.tensor_parallel_size=2" in [text for text, _ in changes(with_room)]
 
 
 def test_the_largest_part_is_one_without_which_less_is_needed():
     """Loading has the largest single part of a rank, but the updates need more; and engines may be many or one."""
-    inputs = replace(INPUTS, on_gpu=False, micro_batch_tokens=1000, lm_head_chunk_tokens=1000)
+    inputs = replace(INPUTS, gpus_per_node=0, micro_batch_tokens=1000, lm_head_chunk_tokens=1000)
     for engines, expected in (
         (1, "checkpoint on its way to the disk, 11.18 GiB in each of 8 learner ranks"),
         (8, "weights, 14.90 GiB in each of 8 engines"),
@@ -169,11 +190,11 @@ def test_the_largest_part_is_one_without_which_less_is_needed():
 
 
 ADVISED = {
-    "a GPU": ["cluster.gpu_memory_gib=80", "learner.num_ranks=4"],
-    "padded rows": ["cluster.gpu_memory_gib=80", "learner.num_ranks=4", "learner.packing=false"],
-    "compiled": ["cluster.gpu_memory_gib=80", "learner.num_ranks=4", "learner.compile=true"],
-    "offloaded": ["cluster.gpu_memory_gib=80", "learner.offload.optimizer=cpu", "learner.offload.parameters=cpu"],
-    "a disk": ["cluster.gpu_memory_gib=80", "learner.offload.optimizer=nvme", "learner.offload.nvme_path=/disk"],
+    "a GPU": ["cluster.num_gpus=8", "learner.num_ranks=4"],
+    "padded rows": ["cluster.num_gpus=8", "learner.num_ranks=4", "learner.packing=false"],
+    "compiled": ["cluster.num_gpus=8", "learner.num_ranks=4", "learner.compile=true"],
+    "offloaded": ["cluster.num_gpus=8", "learner.offload.optimizer=cpu", "learner.offload.parameters=cpu"],
+    "a disk": ["cluster.num_gpus=8", "learner.offload.optimizer=nvme", "learner.offload.nvme_path=/disk"],
     "a CPU": ["learner.sequence_parallel=2", "credit.proxy=last_layer", "regularization.kl=0.1"],
 }
 

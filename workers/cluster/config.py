@@ -14,7 +14,7 @@ class ClusterConfig:
     object_store_mib: int = 256
     """Shared memory of a node for objects in flight between the processes."""
     gpu_memory_gib: float = 0.0
-    """Memory of a GPU, to plan for another machine with `dry_run`; 0 plans for CPUs, which is where runs are."""
+    """Memory of a GPU, for the memory plan; a run never counts on more than the smallest GPU here has."""
     host_memory_gib: float = 0.0
     """Memory of a node, for the memory plan and for what a scheduler is asked for; 0 takes what is free here."""
 

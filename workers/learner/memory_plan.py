@@ -4,15 +4,14 @@ Each formula counts what transformers, DeepSpeed and the learner allocate at the
 compares them with measured runs. Tokens are those of packed sequences: a token is a token, pads do not occur.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
-
-import torch
 
 from workers.learner.config import OffloadDevice
 from workers.learner.engine import REDUCE_BUCKET_ELEMENTS
+from workers.learner.model_shape import ModelShape
+from workers.placement import NodePlacement, place
 from workers.weights.buckets import BUCKET_BYTES
 
 MIB, GIB = 2**20, 2**30
@@ -43,71 +42,14 @@ class Phase(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelShape:
-    """Sizes of a causal LM."""
-
-    parameters: int
-    """Tied weights once."""
-    largest_group: int
-    """Elements that ZeRO-3 gathers together at most: a decoder layer, the embedding, the LM head."""
-    largest_parameter: int
-    num_layers: int
-    hidden: int
-    intermediate: int
-    """Width of the MLP for one token: that of all experts it visits."""
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    vocabulary: int
-    norms_heads: bool
-    """Whether queries and keys are normalised (Qwen3, OLMo)."""
-
-
-def model_shape(config: Any) -> ModelShape:
-    """Sizes of the model that a Hugging Face configuration describes; it is built without memory.
-
-    Args:
-        config: A `PretrainedConfig` of a causal LM.
-    """
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    blocks = set(model._no_split_modules or ())
-    groups = [
-        sum(weight.numel() for weight in module.parameters())
-        for module in model.modules()
-        if type(module).__name__ in blocks or isinstance(module, torch.nn.Embedding)
-    ]
-    names = [name for name, _ in model.named_parameters()]
-    experts = getattr(config, "num_experts_per_tok", None)
-    width = config.intermediate_size
-    if experts:
-        width = experts * getattr(config, "moe_intermediate_size", width)
-    heads = config.num_attention_heads
-    return ModelShape(
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        largest_group=max([*groups, model.get_output_embeddings().weight.numel()]),
-        largest_parameter=max(weight.numel() for weight in model.parameters()),
-        num_layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        intermediate=width,
-        num_heads=heads,
-        num_kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-        vocabulary=config.vocab_size,
-        norms_heads=any(name.endswith("q_norm.weight") for name in names),
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryInputs:
     """Everything a plan is computed from."""
 
     model: ModelShape
     working_bytes: int
     """Of a weight in the forward pass: 4 in float32, 2 in bfloat16."""
-    on_gpu: bool
+    gpus_per_node: int
+    """0 has everything on CPUs; with any, each rank has one and each engine `gpus_per_engine`."""
     num_ranks: int
     num_engines: int
     micro_batch_tokens: int
@@ -115,6 +57,13 @@ class MemoryInputs:
     step_tokens: int
     """Response tokens of a whole step, all ranks together, if every rollout is as long as it may be."""
     lm_head_chunk_tokens: int
+    nodes: int = 1
+    gpus_per_engine: int = 1
+    """Among which the weights of an engine are divided."""
+    prefill_tokens: int = 0
+    """Of the prompts that an engine takes in together."""
+    decoded_sequences: int = 0
+    """Rollouts that an engine decodes at the same time."""
     gradient_checkpointing: bool = False
     sequence_parallel: int = 1
     may_share_sequences: bool = True
@@ -135,6 +84,13 @@ class MemoryInputs:
     prefetch_elements: int = PREFETCH_ELEMENTS
     reduce_bucket_elements: int = REDUCE_BUCKET_ELEMENTS
     kv_cache_bytes: int = GIB
+    """Of an engine on CPUs; on a GPU it gets what is left of the engine's share."""
+    gpu_bytes: int = 0
+    """Memory of a GPU; 0 where that is not known."""
+    gpu_share: float = 0.85
+    """Of a GPU's memory, for an engine."""
+    longest_row: int = 0
+    """Tokens of prompt and rollout together, of which an engine on a GPU must be able to hold one."""
     object_store_bytes: int = 256 * MIB
     learner_process_bytes: int = 1_000 * MIB
     """Python, torch, transformers, DeepSpeed and vLLM's transfer, before a model is loaded."""
@@ -144,6 +100,26 @@ class MemoryInputs:
     """Controller, verifier and Ray's own."""
     gpu_process_bytes: int = 2 * GIB
     """Context, communication buffers and slack of the allocator on a GPU, per process."""
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether ranks and engines have GPUs."""
+        return self.gpus_per_node > 0
+
+    @property
+    def placement(self) -> tuple[NodePlacement, ...]:
+        """Who runs on which node.
+
+        Raises:
+            ConfigError: They do not fit.
+        """
+        return place(
+            nodes=self.nodes,
+            gpus_per_node=self.gpus_per_node,
+            num_ranks=self.num_ranks,
+            num_engines=self.num_engines,
+            gpus_per_engine=self.gpus_per_engine,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +153,7 @@ class MemoryPlan:
     """The parts of one learner rank, of one engine, and of the rest of the run."""
 
     inputs: MemoryInputs
+    placement: tuple[NodePlacement, ...]
     learner: tuple[Part, ...]
     engine: tuple[Part, ...]
     shared: tuple[Part, ...]
@@ -186,18 +163,27 @@ class MemoryPlan:
         return [Held(part, "learner rank") for part in at_peak(self.learner, Place.device)]
 
     def on_engine_device(self) -> list[Held]:
-        """What an engine holds, likewise."""
+        """What an engine holds, likewise, on each of its GPUs."""
         return [Held(part, "engine") for part in at_peak(self.engine, Place.device)]
 
+    def in_engine_share(self) -> list[Held]:
+        """What an engine asks for when it starts, likewise; new weights arrive in what it leaves."""
+        parts = [part for part in self.engine if Phase.always in part.phases]
+        return [Held(part, "engine") for part in at_peak(parts, Place.device)]
+
     def on_host(self) -> list[Held]:
-        """What all processes of the run hold in the memory of one host, each at its own peak."""
-        inputs = self.inputs
-        places = (Place.host,) if inputs.on_gpu else (Place.device, Place.host)
-        return [
-            *(Held(part, "learner rank", inputs.num_ranks) for part in at_peak(self.learner, *places)),
-            *(Held(part, "engine", inputs.num_engines) for part in at_peak(self.engine, *places)),
-            *(Held(part, "run") for part in at_peak(self.shared, Place.host)),
-        ]
+        """What the processes of the fullest node hold in its memory, each at its own peak."""
+        places = (Place.host,) if self.inputs.on_gpu else (Place.device, Place.host)
+        learner, engine, shared = (at_peak(parts, *places) for parts in (self.learner, self.engine, self.shared))
+        nodes = (
+            [
+                *(Held(part, "learner rank", len(node.learner_ranks)) for part in learner),
+                *(Held(part, "engine", len(node.engines)) for part in engine),
+                *(Held(part, "run") for part in shared),
+            ]
+            for node in self.placement
+        )
+        return max(nodes, key=total)
 
     @property
     def learner_device(self) -> int:
@@ -211,23 +197,23 @@ class MemoryPlan:
 
     @property
     def host(self) -> int:
-        """All processes of the run in the memory of one host."""
+        """All processes of the fullest node in its memory."""
         return total(self.on_host())
 
     @property
     def disk(self) -> int:
-        """On the disk of one host, all ranks together."""
-        return self.inputs.num_ranks * peak(self.learner, Place.disk)
+        """On the disk of the fullest node, its ranks together."""
+        return max(len(node.learner_ranks) for node in self.placement) * peak(self.learner, Place.disk)
 
 
-def at_peak(parts: Iterable[Part], *places: Place) -> list[Part]:
+def at_peak(parts: Sequence[Part], *places: Place) -> list[Part]:
     """The parts held at once: those that are always there and those of the phase that needs most."""
     here = [part for part in parts if part.place in places]
     phases = [[part for part in here if phase in part.phases or Phase.always in part.phases] for phase in Phase]
     return max(phases, key=lambda held: sum(part.bytes for part in held))
 
 
-def peak(parts: Iterable[Part], *places: Place) -> int:
+def peak(parts: Sequence[Part], *places: Place) -> int:
     """Bytes held at once."""
     return sum(part.bytes for part in at_peak(parts, *places))
 
@@ -238,11 +224,16 @@ def total(held: Iterable[Held]) -> int:
 
 
 def plan_memory(inputs: MemoryInputs) -> MemoryPlan:
-    """The plan of a run."""
+    """The plan of a run.
+
+    Raises:
+        ConfigError: Its ranks and engines do not fit its nodes.
+    """
     return MemoryPlan(
         inputs,
+        inputs.placement,
         learner=tuple(part for part in _learner_parts(inputs) if part.bytes),
-        engine=tuple(_engine_parts(inputs)),
+        engine=tuple(part for part in _engine_parts(inputs) if part.bytes),
         shared=(
             Part("controller, verifier, Ray", inputs.other_processes_bytes, place=Place.host),
             Part("Ray's object store", inputs.object_store_bytes, place=Place.host),
@@ -355,11 +346,23 @@ def _credit_parts(inputs: MemoryInputs) -> Iterable[Part]:
 
 def _engine_parts(inputs: MemoryInputs) -> Iterable[Part]:
     model, working = inputs.model, inputs.working_bytes
-    yield Part("process", inputs.engine_process_bytes, place=Place.host)
+    yield Part("process", inputs.gpus_per_engine * inputs.engine_process_bytes, place=Place.host)
+    fixed = [Part("weights", -(-model.parameters // inputs.gpus_per_engine) * working)]
+    cache = inputs.kv_cache_bytes
     if inputs.on_gpu:
-        yield Part("CUDA and NCCL", inputs.gpu_process_bytes)
-    yield Part("weights", model.parameters * working)
-    yield Part("KV cache", inputs.kv_cache_bytes)
+        # Of one layer at a time: hidden states, queries, keys and values, gate and up. On CPUs it is in the process.
+        width = 4 * model.hidden + (model.num_heads + 2 * model.num_kv_heads) * model.head_dim + 3 * model.intermediate
+        fixed += [
+            Part("CUDA and NCCL", inputs.gpu_process_bytes),
+            Part("prompts on their way in", inputs.prefill_tokens * width * working),
+            Part("logits of a decoded token", inputs.decoded_sequences * model.vocabulary * 3 * FLOAT32),
+        ]
+        per_token = 2 * model.num_layers * model.num_kv_heads * model.head_dim * working
+        row = inputs.longest_row * -(-per_token // inputs.gpus_per_engine)
+        left = int(inputs.gpu_share * inputs.gpu_bytes) - sum(part.bytes for part in fixed)
+        cache = max(left, row)
+    yield from fixed
+    yield Part("KV cache", cache)
     yield Part("transfer buffer", max(BUCKET_BYTES, model.largest_parameter * working), (Phase.sync,))
 
 

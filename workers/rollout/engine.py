@@ -20,6 +20,8 @@ class SamplingRequest:
     """0 is greedy."""
     max_new_tokens: int
     seed: int
+    top_p: float = 1.0
+    """Sample from the most probable tokens that together have this probability; log-probabilities are among them."""
     stop_at_end: bool = True
     """End at the end token; False samples exactly `max_new_tokens`, for measurements at given lengths."""
 
@@ -100,6 +102,7 @@ class VllmEngine:
         for place, request in enumerate(requests):
             parameters = SamplingParams(
                 temperature=request.temperature,
+                top_p=request.top_p,
                 max_tokens=request.max_new_tokens,
                 # A seed per request makes a rollout independent of what else is in its batch.
                 seed=request.seed if request.temperature > 0 else None,

@@ -13,7 +13,7 @@ from workers.deadlines import DeadlinesConfig
 from workers.rollout.actor import RolloutActor
 from workers.rollout.config import RolloutConfig
 from workers.rollout.engine import engine_environment
-from workers.rollout.worker import RolloutTask
+from workers.rollout.worker import CHUNK, RolloutTask
 
 
 class RolloutPool:
@@ -82,8 +82,8 @@ class RolloutPool:
             found.setdefault(_name(place), []).append(group)
         return found
 
-    async def generate(self, tasks: Sequence[RolloutTask]) -> AsyncIterator[list[Rollout]]:
-        """Sample all tasks; yields lots of rollouts as engines finish them. Groups are dealt whole.
+    async def generate(self, tasks: Sequence[RolloutTask], *, chunk: int = CHUNK) -> AsyncIterator[list[Rollout]]:
+        """Sample all tasks; yields lots of about `chunk` rollouts as engines finish them. Groups are dealt whole.
 
         Raises:
             DiedError: An engine died.
@@ -93,7 +93,7 @@ class RolloutPool:
         shares = self._deal(tasks)
         self._awaited = {(task.group, task.index): place for place, share in enumerate(shares) for task in share}
         readers = [
-            asyncio.create_task(self._read(place, actor, share, finished))
+            asyncio.create_task(self._read(place, actor, share, chunk, finished))
             for place, (actor, share) in enumerate(zip(self.actors, shares, strict=True))
         ]
         try:
@@ -128,11 +128,16 @@ class RolloutPool:
         return shares
 
     async def _read(
-        self, place: int, actor: Any, share: list[RolloutTask], finished: asyncio.Queue[list[Rollout] | None]
+        self,
+        place: int,
+        actor: Any,
+        share: list[RolloutTask],
+        chunk: int,
+        finished: asyncio.Queue[list[Rollout] | None],
     ) -> None:
         deadline_s = self._deadlines.generation_s
         try:
-            stream = actor.generate.options(num_returns="streaming").remote(share)
+            stream = actor.generate.options(num_returns="streaming").remote(share, chunk)
             while True:
                 try:
                     reference = await asyncio.wait_for(anext(stream), deadline_s)

@@ -43,12 +43,12 @@ class RolloutWorker:
         """Answer once the engine is loaded."""
         return self._policy_version
 
-    def generate(self, tasks: Sequence[RolloutTask]) -> Iterator[list[Rollout]]:
-        """Sample all tasks together and yield rollouts in lots as they finish."""
+    def generate(self, tasks: Sequence[RolloutTask], chunk: int = CHUNK) -> Iterator[list[Rollout]]:
+        """Sample all tasks together and yield rollouts in lots of about `chunk` as they finish."""
         waiting: list[Completion] = []
         for finished in self._engine.sample([task.request for task in tasks]):
             waiting += finished
-            if len(waiting) >= CHUNK:
+            if len(waiting) >= chunk:
                 yield self._rollouts(tasks, waiting)
                 waiting = []
         if waiting:

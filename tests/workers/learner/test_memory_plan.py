@@ -12,6 +12,7 @@ from transformers import LlamaConfig, Qwen3Config, Qwen3MoeConfig
 from delta.advantages import GroupAdvantageConfig
 from delta.aggregations import TokenMeanConfig
 from delta.credit import DiscriminativeConfig
+from delta.errors import ConfigError
 from delta.surrogates import ClippedConfig
 from tests.bench import memory_plan as bench
 from tests.factories import make_group
@@ -21,15 +22,14 @@ from workers.learner.learner import AlgorithmConfig, Learner
 from workers.learner.memory_plan import (
     GIB,
     MemoryInputs,
-    ModelShape,
     Phase,
     Place,
     activation_bytes,
     layer_activation_bytes,
-    model_shape,
     peak,
     plan_memory,
 )
+from workers.learner.model_shape import ModelShape, model_shape
 from workers.learner.policy import Policy
 
 SHAPE = ModelShape(
@@ -48,13 +48,15 @@ SHAPE = ModelShape(
 INPUTS = MemoryInputs(
     model=SHAPE,
     working_bytes=2,
-    on_gpu=True,
+    gpus_per_node=16,
     num_ranks=8,
     num_engines=8,
     micro_batch_tokens=20_000,
     step_tokens=800_000,
     lm_head_chunk_tokens=1000,
     proxy_bytes=2,
+    prefill_tokens=20_000,
+    decoded_sequences=256,
 )
 
 
@@ -165,12 +167,49 @@ def test_adapters_alone_have_gradients_moments_and_checkpoints():
 
 
 def test_without_a_gpu_everything_is_on_the_host():
-    plan = plan_memory(replace(INPUTS, on_gpu=False, num_ranks=2, num_engines=3))
+    plan = plan_memory(replace(INPUTS, gpus_per_node=0, num_ranks=2, num_engines=3))
     everywhere = (Place.device, Place.host)
     assert plan.host == (
         2 * peak(plan.learner, *everywhere) + 3 * peak(plan.engine, *everywhere) + peak(plan.shared, Place.host)
     )
     assert plan.engine_device >= SHAPE.parameters * 2 + GIB
+
+
+def test_the_fullest_node_counts():
+    """Five engines and six ranks on two nodes with eight GPUs: three ranks and two engines on the first."""
+    inputs = replace(INPUTS, nodes=2, gpus_per_node=8, num_ranks=6, num_engines=5)
+    plan = plan_memory(inputs)
+    per_node = [
+        len(node.learner_ranks) * peak(plan.learner, Place.host)
+        + len(node.engines) * peak(plan.engine, Place.host)
+        + peak(plan.shared, Place.host)
+        for node in plan.placement
+    ]
+    assert [(len(node.learner_ranks), len(node.engines)) for node in plan.placement] == [(3, 2), (3, 3)]
+    assert plan.host == per_node[1] > per_node[0]
+    on_disk = plan_memory(replace(inputs, offload_optimizer=OffloadDevice.nvme))
+    assert on_disk.disk == 3 * peak(on_disk.learner, Place.disk)
+    with pytest.raises(ConfigError, match=r"learner\.num_ranks=6 with a GPU each"):
+        plan_memory(replace(inputs, gpus_per_node=4))
+
+
+def test_an_engine_divides_its_weights_and_fills_its_share():
+    def parts(inputs):
+        return {part.name: part.bytes for part in plan_memory(inputs).engine}
+
+    inputs = replace(INPUTS, gpus_per_node=40, prefill_tokens=1000, decoded_sequences=10)
+    one, four = parts(inputs), parts(replace(inputs, gpus_per_engine=4))
+    assert (one["weights"], four["weights"]) == (16_000_000_000, 4_000_000_000)
+    assert four["process"] == 4 * one["process"]
+    # 4 x 4096, 32 + 16 heads of 128, 3 x 12288
+    assert one["prompts on their way in"] == 1000 * (16384 + 6144 + 36864) * 2
+    assert one["logits of a decoded token"] == 10 * 150_000 * 12
+    known = replace(inputs, gpu_bytes=40 * GIB, gpu_share=0.5, longest_row=1000)
+    filled = parts(known)
+    assert sum(filled.values()) - filled["process"] - filled["transfer buffer"] == 20 * GIB
+    on_cpus = parts(replace(known, gpus_per_node=0))
+    assert on_cpus["KV cache"] == known.kv_cache_bytes
+    assert "logits of a decoded token" not in on_cpus
 
 
 def test_a_peak_is_what_is_always_there_and_the_largest_phase():
