@@ -58,6 +58,10 @@ class Plan:
     """Container image; empty runs on the node itself."""
     restarts: Restarts
     ready_timeout_s: float
+    work_dir: Path = Path("/")
+    """Absolute; where the command was given, with the sources if they are not installed."""
+    inputs: tuple[Path, ...] = ()
+    """Absolute; local files and folders that the run reads: model, data, a checkpoint to begin with."""
 
     @property
     def job_dir(self) -> Path:
