@@ -2,14 +2,14 @@
 
     python -m launch.submit.kuberay.attempt JOB_DIR -- delta-train ...
 
-A pod that is to go is told so by SIGTERM to its first process, which passes it on to nobody, and a worker pod could not
-reach the driver anyway. So pods speak through the job folder, which all of them see: as long as the driver runs there is
-a file `running-CLUSTER`; a pod that is to go makes `end-CLUSTER` and waits until the first is gone (the manifest's
-preStop). The driver is then told to end, and does so with a checkpoint.
+A pod that is to go is told so by SIGTERM to its first process, which passes it on to nobody, and a worker pod could
+not reach the driver anyway. So pods speak through the job folder, which all of them see: as long as the driver runs
+there is a file `running-CLUSTER`; a pod that is to go makes `end-CLUSTER` and waits until the first is gone (the
+manifest's preStop). The driver is then told to end, and does so with a checkpoint.
 
 The operator starts whatever failed again, on new pods. That is right after a preemption (exit code 75) and for lost
 machines, but not for a wrong setting: after an exit code that would be the same next time the job is stopped, which
-the operator takes as its end. The output of all attempts is in JOB_DIR/driver.log, since that of the pods goes with them.
+the operator takes as its end. The output of all attempts is in JOB_DIR/driver.log; what pods print goes with them.
 """
 
 import contextlib
@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from launch.command import EXIT_FAULT, EXIT_INTERRUPTED, EXIT_USER_ERROR
 
@@ -87,7 +88,7 @@ class Attempt:
         wait_for_others(self.job_dir, self.running)
         self._beat()
         try:
-            with (self.job_dir / LOG).open("ab", buffering=0) as log:
+            with (self.job_dir / LOG).open("ab") as log:
                 child = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                 if self.told:  # while it was started
                     child.terminate()
@@ -122,13 +123,14 @@ class Attempt:
                 self.told = True
                 child.terminate()
 
-    def _copy(self, child: "subprocess.Popen[bytes]", log: object) -> None:
+    def _copy(self, child: "subprocess.Popen[bytes]", log: BinaryIO) -> None:
         assert child.stdout is not None
         while piece := os.read(child.stdout.fileno(), 2**16):
             sys.stdout.buffer.write(piece)
             sys.stdout.buffer.flush()
             with contextlib.suppress(OSError):
-                log.write(piece)  # type: ignore[attr-defined]
+                log.write(piece)
+                log.flush()
 
 
 def stop_job(*, wait_s: float = 30.0) -> None:

@@ -138,7 +138,9 @@ class QueueConfig:
                 "cluster.queue.scheduler=none; expected kueue, volcano, kai or yunikorn."
             )
         if self.scheduler is not Scheduler.none and not self.name:
-            raise ValueError(f"cluster.queue.scheduler={self.scheduler.name} without cluster.queue.name; name the queue.")
+            raise ValueError(
+                f"cluster.queue.scheduler={self.scheduler.name} without cluster.queue.name; name the queue."
+            )
         if self.topology and self.scheduler not in (Scheduler.kueue, Scheduler.volcano):
             raise ValueError(f"cluster.queue.topology is for kueue and volcano, not for {self.scheduler.name}.")
         if self.scheduler is Scheduler.volcano and self.topology and not self.topology.isdecimal():

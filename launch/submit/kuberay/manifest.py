@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from launch.submit.kuberay.config import KubeRayConfig, Kind, Scheduler, SubmissionMode, VolumeConfig
+from launch.submit.kuberay.config import Kind, KubeRayConfig, Scheduler, SubmissionMode, VolumeConfig
 from launch.submit.plan import Plan
 
 Manifest = dict[str, Any]
@@ -277,5 +277,7 @@ def is_image(text: str) -> bool:
     part = r"[a-z0-9]+(?:(?:[._]|__|-+)[a-z0-9]+)*"
     host = r"(?:[a-zA-Z0-9](?:[a-zA-Z0-9.-]*[a-zA-Z0-9])?(?::[0-9]+)?/)?"
     return bool(
-        re.fullmatch(rf"{host}{part}(?:/{part})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?", text)
+        re.fullmatch(
+            rf"{host}{part}(?:/{part})*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{{0,127}})?(?:@sha256:[0-9a-f]{{64}})?", text
+        )
     )

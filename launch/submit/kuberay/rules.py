@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from launch.submit.config import SECRET
 from launch.submit.kuberay.manifest import LONGEST_NAME, Manifest, is_image
 
 MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
@@ -16,7 +17,6 @@ FIRST_WITH_TOKENS = (2, 52)
 KUEUE_QUEUE = "kueue.x-k8s.io/queue-name"
 KUEUE_GROUPS = 7
 """Kueue admits eight sets of pods at once, one of which is the head."""
-SECRET_NAME = re.compile(r"(TOKEN|KEY|PASSWORD|SECRET|CREDENTIALS)$")
 LABEL_NAME = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?/)?[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
 QUANTITY = re.compile(r"[0-9]+(?:\.[0-9]+)?(?:[mkMGTPE]|[KMGTPE]i)?")
@@ -40,7 +40,7 @@ def _job(manifest: Manifest) -> Manifest:
 
 def _cluster(manifest: Manifest) -> tuple[str, Manifest]:
     """Where the cluster is described, and how."""
-    if manifest.get("kind") == "RayJob":
+    if manifest.get("kind") == "RayJob" or "rayClusterSpec" in _spec(manifest):
         return "spec.rayClusterSpec", _spec(manifest).get("rayClusterSpec") or {}
     return "spec", _spec(manifest)
 
@@ -76,7 +76,7 @@ def _kind_and_name(manifest: Manifest) -> Iterator[str]:
         return
     if not re.fullmatch(r"[a-z](?:[a-z0-9-]*[a-z0-9])?", name):
         yield (
-            f"metadata.name={name!r}; expected lower-case letters, digits and hyphens, a letter first and no hyphen last."
+            f"metadata.name={name!r}; expected lower-case letters, digits and hyphens, a letter first, no hyphen last."
         )
     if len(name) > LONGEST_NAME[kind]:
         yield f"metadata.name={name!r} has {len(name)} characters; a {kind} may have {LONGEST_NAME[kind]}. Shorten it."
@@ -89,7 +89,7 @@ def _labels(manifest: Manifest) -> Iterator[str]:
     for place, metadata in places:
         for key in [*(metadata.get("labels") or {}), *(metadata.get("annotations") or {})]:
             if not LABEL_NAME.fullmatch(key):
-                yield f"{place}: {key!r} is no name of a label; expected [prefix/]name of letters, digits, '-', '_', '.'."
+                yield f"{place}: {key!r} is no name of a label; expected [prefix/]name, letters, digits, '-', '_', '.'."
         for key, value in (metadata.get("labels") or {}).items():
             if not isinstance(value, str) or not LABEL_VALUE.fullmatch(value):
                 yield (
@@ -146,7 +146,7 @@ def _limits(manifest: Manifest) -> Iterator[str]:
     if _less(ttl, 0):
         yield f"spec.ttlSecondsAfterFinished={ttl}; expected 0 or more (cluster.ttl_s)."
     if ttl and not job.get("shutdownAfterJobFinishes"):
-        yield "spec.ttlSecondsAfterFinished without shutdownAfterJobFinishes: nothing would happen then; set it to true."
+        yield "spec.ttlSecondsAfterFinished without shutdownAfterJobFinishes: nothing would happen then; set it."
     for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
         if _less(job.get(key), 1):
             yield f"spec.{key}={job[key]}; expected 1 or more, or leave it out for no deadline."
@@ -216,8 +216,8 @@ def _pod_contents(manifest: Manifest) -> Iterator[str]:
                 yield f"{place}.containers[{number}] mounts two volumes at {path}; give each a path of its own."
             if not is_image(str(container.get("image") or "")):
                 yield (
-                    f"{place}.containers[{number}].image={container.get('image')!r}; expected the name of an image such "
-                    "as registry.example/team/delta:1.0 (cluster.image)."
+                    f"{place}.containers[{number}].image={container.get('image')!r}; expected the name of an image, "
+                    "such as registry.example/team/delta:1.0 (cluster.image)."
                 )
 
 
@@ -240,7 +240,7 @@ def _quantities(manifest: Manifest) -> Iterator[str]:
 def _inline_secrets(manifest: Manifest) -> Iterator[str]:
     for place, container in _containers(manifest):
         for variable in container.get("env") or []:
-            if variable.get("value") and SECRET_NAME.search(str(variable.get("name"))):
+            if variable.get("value") and SECRET.search(str(variable.get("name"))):
                 yield (
                     f"{place}.env: {variable['name']} has its value in the manifest, where everybody reads it; put it "
                     "into a Secret and name that in cluster.secrets."

@@ -74,7 +74,9 @@ def _closed(schema: Schema, *, root: bool = False) -> Schema:
 
 def problems(manifest: Manifest, schema: Schema) -> Iterator[str]:
     """What a document has that its schema does not allow, each with its place."""
-    for error in sorted(Draft202012Validator(schema).iter_errors(manifest), key=lambda error: list(map(str, error.path))):
+    for error in sorted(
+        Draft202012Validator(schema).iter_errors(manifest), key=lambda error: list(map(str, error.path))
+    ):
         yield f"{_place(error)}: {_explained(error)}"
 
 
@@ -106,5 +108,12 @@ def _explained(error: ValidationError) -> str:
 
 
 def _kind(value: Any) -> str:
-    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "an object"}
+    names = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }
     return names.get(type(value), "null")

@@ -1,6 +1,6 @@
 """Checks that need no cluster: the plan against the configuration, and the manifest against schema and rules."""
 
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from delta.errors import ConfigError
 from launch.submit.kuberay import rules
@@ -17,7 +17,7 @@ def check_plan(plan: Plan, config: KubeRayConfig) -> None:
     Raises:
         ConfigError: All that was found, one sentence each.
     """
-    found = [*_image(plan), *_memory(plan, config), *_run_dir(plan, config), *_paths(plan, config)]
+    found = [*_image(plan), *_memory(plan, config), *_run_dir(plan, config), *_inputs(plan, config)]
     if found:
         raise ConfigError("\n".join(found))
 
@@ -40,7 +40,9 @@ def _image(plan: Plan) -> list[str]:
     if not plan.image:
         return ["cluster.image is empty: pods need an image with this project in it (docs/images.md); name it."]
     if not is_image(plan.image):
-        return [f"cluster.image={plan.image!r} is no name of an image; expected such as registry.example/team/delta:1.0."]
+        return [
+            f"cluster.image={plan.image!r} is no name of an image; expected such as registry.example/team/delta:1.0."
+        ]
     return []
 
 
@@ -73,16 +75,12 @@ def _run_dir(plan: Plan, config: KubeRayConfig) -> list[str]:
     return []
 
 
-def _paths(plan: Plan, config: KubeRayConfig) -> list[str]:
-    """Paths of the command that are here and, as far as anybody can tell, not in the pods."""
-    found = []
-    for word in plan.command:
-        key, _, value = word.partition("=")
-        if not value.startswith("/") or volume_of(value, config) or not Path(value).exists():
-            continue
-        if not any(PurePosixPath(value).is_relative_to(path) for path in config.image_paths):
-            found.append(
-                f"{key}={value} exists on this machine, but is on none of cluster.volumes and so not in the pods. Copy "
-                "it to a volume, or say in cluster.image_paths that the image has it."
-            )
-    return found
+def _inputs(plan: Plan, config: KubeRayConfig) -> list[str]:
+    """What the run reads has to be where the pods are."""
+    return [
+        f"{path} is read by the run, but is on none of cluster.volumes and so not in the pods. Copy it to a volume, or "
+        "say in cluster.image_paths that the image has it."
+        for path in plan.inputs
+        if volume_of(path, config) is None
+        and not any(PurePosixPath(path).is_relative_to(held) for held in config.image_paths)
+    ]
