@@ -33,7 +33,6 @@ QUIET_S = 60.0
 FINAL = (1, EXIT_USER_ERROR, EXIT_FAULT, EXIT_INTERRUPTED)
 """Exit codes of a driver that would end in the same way again."""
 LOG = "driver.log"
-DASHBOARD = "http://127.0.0.1:8265"
 
 
 def _say(text: str) -> None:
@@ -141,7 +140,7 @@ def stop_job(*, wait_s: float = 30.0) -> None:
     if job is None:
         return  # not started by Ray's job server
     try:
-        JobSubmissionClient(DASHBOARD).stop_job(job)
+        JobSubmissionClient().stop_job(job)  # at RAY_ADDRESS
     except (ConnectionError, RuntimeError) as error:
         _say(f"the job could not be stopped and may be started again: {error}")
         return
