@@ -11,7 +11,7 @@ from launch.submit.backend import Submission
 from launch.submit.kuberay.config import Kind, KubeRayConfig, SubmissionMode
 from launch.submit.kuberay.manifest import INSTANCE, TOKEN_KEY, Manifest, build, to_yaml, token_secret
 from launch.submit.kuberay.schema import closed_schema, read_definition
-from launch.submit.kuberay.validate import check_manifest, check_plan
+from launch.submit.kuberay.validate import advice, check_manifest, check_plan
 from launch.submit.plan import Plan
 
 
@@ -34,18 +34,21 @@ class KubeRayBackend:
             ConfigError: What would be refused.
         """
         check_plan(plan, self.config)
-        manifest = _manifest_in(files)
+        manifest, warnings = _manifest_in(files), advice(plan)
         if not self.config.crds:
             check_manifest(manifest, None)
             return [
-                "the manifest was checked against the rules of the operator, not against the schema of a KubeRay "
-                "release: cluster.crds names no folder with its definitions."
+                *warnings,
+                "without a cluster the manifest is checked against the rules of the operator only; cluster.crds=FOLDER "
+                "with KubeRay's definitions adds their schema.",
             ]
         check_manifest(manifest, closed_schema(read_definition(Path(self.config.crds), manifest["kind"])))
-        return []
+        return warnings
 
     def check(self, plan: Plan) -> Sequence[str]:
         """Ask the cluster for everything that the job names, and have the API server judge the manifest.
+
+        The schema is the one of the cluster's own definitions, whatever `lint` was given.
 
         Raises:
             ConfigError: What is missing or would be refused.
@@ -55,9 +58,8 @@ class KubeRayBackend:
         from launch.submit.kuberay.api import Cluster, NotAllowedError
 
         files = self.render(plan)
-        warnings = list(self.lint(plan, files)) if self.config.crds else []
-        check_plan(plan, self.config)
         cluster, manifest = Cluster(self.config), _manifest_in(files)
+        warnings: list[str] = []
         found: list[str] = []
         for question in questions.ALL:
             try:

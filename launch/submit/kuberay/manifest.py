@@ -5,7 +5,6 @@ workers of a fixed size. Every pod is told what it has instead of guessing, beca
 pod. Secrets are referred to by name; the token of the cluster is made when the job is submitted (`backend`).
 """
 
-import hashlib
 import math
 import re
 import shlex
@@ -23,22 +22,11 @@ Manifest = dict[str, Any]
 
 GROUP, VERSION = "ray.io", "v1"
 PLURALS = {"RayJob": "rayjobs", "RayCluster": "rayclusters"}
-LONGEST_NAME = {"RayJob": 47, "RayCluster": 53}
-"""The operator makes longer names of it, for services and clusters."""
 INSTANCE = "app.kubernetes.io/instance"
 TOKEN_KEY = "auth_token"
 """Where the operator looks in the Secret of `authOptions`."""
 SHM_BEYOND_OBJECTS_MIB = 1024
 MIB = 2**20
-
-
-def resource_name(plan: Plan, kind: str) -> str:
-    """The plan's name as Kubernetes allows it: begins with a letter, and is short enough for what is made of it."""
-    name = plan.name if plan.name[:1].isalpha() else f"delta-{plan.name}"
-    if len(name) > LONGEST_NAME[kind]:
-        digest = hashlib.sha256(plan.name.encode()).hexdigest()[:6]
-        name = f"{name[: LONGEST_NAME[kind] - 7].rstrip('-')}-{digest}"
-    return name
 
 
 def token_secret(name: str) -> str:
@@ -57,10 +45,15 @@ def shm_mib(plan: Plan, config: KubeRayConfig) -> int:
     return config.shm_mib or plan.resources.object_store_mib + SHM_BEYOND_OBJECTS_MIB
 
 
+def _leaving_s(plan: Plan, config: KubeRayConfig) -> int:
+    """Seconds between the word of the end and the kill."""
+    return math.ceil(plan.restarts.grace_s) + config.grace_margin_s
+
+
 def build(plan: Plan, config: KubeRayConfig) -> Manifest:
     """The RayJob or RayCluster of a plan; keys are in the order in which they are read."""
     kind = "RayJob" if config.kind is Kind.job else "RayCluster"
-    name = resource_name(plan, kind)
+    name = plan.name
     labels = {INSTANCE: name, **_queue_labels(name, config), **config.labels}
     metadata: Manifest = {"name": name, "namespace": config.namespace, "labels": labels}
     if config.annotations:
@@ -157,7 +150,7 @@ def _template(plan: Plan, config: KubeRayConfig, name: str, *, head: bool) -> Ma
     if head and config.kind is Kind.job and config.submission_mode is SubmissionMode.SidecarMode:
         pod["restartPolicy"] = "Never"
     if config.kind is Kind.job:
-        pod["terminationGracePeriodSeconds"] = math.ceil(plan.restarts.grace_s) + config.grace_margin_s
+        pod["terminationGracePeriodSeconds"] = _leaving_s(plan, config)
     if config.service_account:
         pod["serviceAccountName"] = config.service_account
     if config.image_pull_secrets:
@@ -219,12 +212,10 @@ def _container(plan: Plan, config: KubeRayConfig, claims: list[str], *, head: bo
 
 
 def _environment(plan: Plan, config: KubeRayConfig, *, head: bool) -> list[Manifest]:
-    plain = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", **plan.environment}
-    if "DELTA_CACHE" not in plain and (volume := volume_of(plan.run_dir, config)):
-        plain["DELTA_CACHE"] = str(PurePosixPath(volume.path) / "delta-cache")
+    plain = dict(plan.environment)
     if head and config.kind is Kind.job:
         # How long Ray waits for a driver that was told to end; otherwise 3 seconds, too few for a checkpoint.
-        plain["RAY_JOB_STOP_WAIT_TIME_S"] = str(math.ceil(plan.restarts.grace_s))
+        plain["RAY_JOB_STOP_WAIT_TIME_S"] = str(_leaving_s(plan, config))
     return [
         *({"name": name, "value": value} for name, value in sorted(plain.items())),
         *(

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from launch.submit.config import SECRET
-from launch.submit.kuberay.manifest import LONGEST_NAME, Manifest, is_image
+from launch.submit.kuberay.manifest import Manifest, is_image
 
+LONGEST_NAME = {"RayJob": 47, "RayCluster": 53}
+"""The operator makes longer names of it, for services and clusters."""
 MODES = ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
 MANAGERS = ("ray.io/kuberay-operator", "kueue.x-k8s.io/multikueue")
 FIRST_WITH_TOKENS = (2, 52)

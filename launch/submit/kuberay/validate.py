@@ -22,6 +22,16 @@ def check_plan(plan: Plan, config: KubeRayConfig) -> None:
         raise ConfigError("\n".join(found))
 
 
+def advice(plan: Plan) -> list[str]:
+    """What works and is better said."""
+    if plan.resources.memory_mib:
+        return []
+    return [
+        "pods ask for no memory (cluster.host_memory_gib=0): on a full node they are the first to be ended, and a "
+        "quota for memory refuses them."
+    ]
+
+
 def check_manifest(manifest: Manifest, schema: Schema | None) -> None:
     """The rules, and the closed schema where there is one.
 

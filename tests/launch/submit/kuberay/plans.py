@@ -37,7 +37,7 @@ def make_plan(*, nodes: int = 1, gpus: int = 0, **changes: Any) -> Plan:
             NodeShare(learner_ranks=tuple(range(node * ranks, node * ranks + ranks)), engines=(node,))
             for node in range(nodes)
         ),
-        environment={"NCCL_DEBUG": "WARN"},
+        environment={"DELTA_CACHE": "/runs/.delta-cache", "NCCL_DEBUG": "WARN"},
         image="registry.example:5000/team/delta:1.0",
         restarts=Restarts(requeue=True, max_requeues=20, grace_s=120.0),
         ready_timeout_s=600.0,

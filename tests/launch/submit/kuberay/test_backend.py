@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -355,13 +356,18 @@ def lint(plan=None, **settings):
 
 def test_lint_needs_no_cluster_and_says_what_it_could_not_see(nowhere):
     (warning,) = lint()
-    assert "cluster.crds names no folder" in warning
+    assert "cluster.crds=FOLDER" in warning
 
 
 @pytest.mark.skipif(not CRDS.is_dir(), reason="the folder with KubeRay's definitions is not here")
 @pytest.mark.parametrize("kind", Kind)
 def test_lint_against_definitions_in_a_folder(nowhere, kind):
     assert lint(make_plan(nodes=2), crds=str(CRDS), kind=kind) == []
+
+
+def test_pods_without_a_size_are_mentioned(nowhere):
+    plan = make_plan(resources=replace(make_plan().resources, memory_mib=0))
+    assert "pods ask for no memory" in lint(plan)[0]
 
 
 def test_lint_reads_what_was_rendered(nowhere):
