@@ -198,7 +198,7 @@ class Controller:
                     error, step=self._step, actors=engines, awaited=awaited, remedy="new engines"
                 )
                 await self.interruption.abandon(self._crew.replace_engines())
-                await self._learners.connect(self._rollouts.actors)
+                await self._learners.connect(self._rollouts.actors, self._config.rollout)
                 await self._publish(self._step)
 
     async def _resume(self) -> None:

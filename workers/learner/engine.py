@@ -22,19 +22,30 @@ REDUCE_BUCKET_ELEMENTS = 50_000_000
 
 
 def join_ranks(*, rank: int, world_size: int, address: str, port: int, timeout_s: float) -> None:
-    """Make this process a rank of the learner group, over gloo."""
+    """Make this process a rank of the learner group: over gloo, and over NCCL for what is on a GPU."""
     import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    on_gpu = get_accelerator().device_name() == "cuda"
 
     # DeepSpeed would compile a shared-memory collective here, which needs a C++ compiler and half a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.update(
         RANK=str(rank),
-        LOCAL_RANK=str(rank),
+        # The place of this rank's device among those that it sees; a rank on a GPU sees its own only.
+        LOCAL_RANK="0" if on_gpu else str(rank),
         WORLD_SIZE=str(world_size),
         MASTER_ADDR=address,
         MASTER_PORT=str(port),
     )
-    deepspeed.init_distributed(dist_backend="gloo", timeout=timedelta(seconds=timeout_s), verbose=False)
+    if on_gpu:
+        get_accelerator().set_device(0)
+    deepspeed.init_distributed(
+        # Counts and other small sums stay on the CPU, and need gloo there.
+        dist_backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        timeout=timedelta(seconds=timeout_s),
+        verbose=False,
+    )
 
 
 def create_engine(policy: Policy, config: LearnerConfig) -> Any:

@@ -1,6 +1,14 @@
 """How rollouts are sampled."""
 
 from dataclasses import dataclass
+from enum import Enum
+
+
+class WeightTransfer(Enum):
+    """How new weights get from the learners to the engines."""
+
+    gloo = "gloo"
+    nccl = "nccl"
 
 
 @dataclass(kw_only=True, slots=True)
@@ -30,6 +38,10 @@ class RolloutConfig:
     """Rollouts that an engine decodes at the same time."""
     kv_cache_gib: int = 1
     """KV cache of an engine on the CPU."""
+    gpu_memory_utilization: float = 0.85
+    """Share of a GPU's memory that an engine takes: weights, workspace, and the rest for the KV cache."""
+    weight_transfer: WeightTransfer = WeightTransfer.gloo
+    """How engines get new weights: `gloo` by way of host memory, on any machine; `nccl` from GPU to GPU."""
     mismatch_limit: float = 0.0
     """Largest tolerated difference between engine and learner log-probability of the same token, in nats; 0 chooses by
     `model.dtype`: 0.001 in float32, 0.5 in bfloat16, whose rounding alone makes 0.1 to 0.2 of a token now and then."""
@@ -46,6 +58,10 @@ class RolloutConfig:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout.{name}={getattr(self, name)}: expected 1 or more.")
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                f"rollout.gpu_memory_utilization={self.gpu_memory_utilization}: expected a share in (0, 1]."
+            )
         if self.max_refills < 0:
             raise ValueError(f"rollout.max_refills={self.max_refills}: expected 0 or more rounds.")
         if self.group_size < 2:
