@@ -50,17 +50,17 @@ class LearnerSums:
     learner/tokens              response tokens of the batch
     """
 
-    def __init__(self) -> None:
-        """Start at zero."""
-        self._sums = torch.zeros(9, dtype=torch.float64)
-        self._mismatch = torch.zeros(1, dtype=torch.float64)
-        self._lambda_max = torch.zeros(1, dtype=torch.float64)
+    def __init__(self, *, device: torch.device | str = "cpu") -> None:
+        """Start at zero; the sums are kept on `device`, where the tokens are, so that nobody waits for them."""
+        self._sums = torch.zeros(9, dtype=torch.float64, device=device)
+        self._mismatch = torch.zeros(1, dtype=torch.float64, device=device)
+        self._lambda_max = torch.zeros(1, dtype=torch.float64, device=device)
         self._grad_norms: list[float] = []
         self._means: dict[str, Tensor] = {}
 
     def add_mean(self, name: str, values: Tensor) -> None:
         """Add to the mean called `name`; every rank has to do so for every micro-batch, be it of no token."""
-        part = torch.stack([values.double().sum(), torch.tensor(float(len(values)), dtype=torch.float64)])
+        part = torch.stack([values.double().sum(), self._count(values)])
         self._means[name] = self._means.get(name, torch.zeros_like(part)) + part
 
     def add_old(self, tokens: OldTokens, coefficients: Tensor, importance: Tensor | None) -> None:
@@ -75,7 +75,7 @@ class LearnerSums:
         weights = coefficients.double()
         self._sums[:5] += torch.stack(
             [
-                torch.tensor(float(len(log_probs)), dtype=torch.float64),
+                self._count(log_probs),
                 entropy.double().sum(),
                 mismatch.sum(),
                 weights.sum(),
@@ -91,12 +91,15 @@ class LearnerSums:
         log_ratio = log_ratio.double()
         self._sums[5:] += torch.stack(
             [
-                torch.tensor(float(len(log_ratio)), dtype=torch.float64),
+                self._count(log_ratio),
                 loss.double(),
                 clipped.double().sum(),
                 (torch.expm1(log_ratio) - log_ratio).sum(),
             ]
         )
+
+    def _count(self, values: Tensor) -> Tensor:
+        return self._sums.new_full((), float(len(values)))
 
     def add_grad_norm(self, norm: float) -> None:
         """Add one optimizer step; one whose gradient is not finite changes no weight."""

@@ -27,6 +27,11 @@ class MicroBatch:
     row_lengths: tuple[int, ...] | None = None
     """Inputs of each row that is packed here, in order; their sum is T. None for a padded rectangle."""
 
+    def to(self, device: torch.device | str) -> "MicroBatch":
+        """The same there."""
+        token_ids, predictors, targets = (each.to(device) for each in (self.token_ids, self.predictors, self.targets))
+        return MicroBatch(token_ids, predictors, targets, self.row_lengths)
+
 
 def pack_rows(batch: TrainBatch, rows: Sequence[int], *, multiple_of: int = 1) -> MicroBatch:
     """Lay the given rows of the batch end to end; no token is computed that is not one.

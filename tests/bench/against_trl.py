@@ -22,7 +22,8 @@ from pathlib import Path
 
 from delta.credit import DiscriminativeConfig
 from delta.data.arithmetic import ArithmeticConfig, arithmetic_problems
-from tests.bench.step import LONGEST, length_schedule, machine, run
+from tests.bench.parts import machine
+from tests.bench.step import LONGEST, length_schedule, run
 from workers.controller.console import RunConsole
 from workers.warm_start.config import WarmStartModelConfig
 from workers.warm_start.make import warm_start

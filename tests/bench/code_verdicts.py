@@ -138,7 +138,7 @@ def quantile(ordered: list[float], share: float) -> float:
 
 def run(modes: list[SandboxMode], *, judges: int, rounds: int) -> dict:
     """Every mode and kind of test, one after the other."""
-    from tests.bench.step import machine
+    from tests.bench.parts import machine
 
     before = machine()
     measured = {

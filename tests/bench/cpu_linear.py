@@ -10,7 +10,7 @@ import time
 import torch
 from torch import nn
 
-from tests.bench.step import machine
+from tests.bench.parts import machine
 from workers.cpu_linear import use_onednn
 
 SHAPES = ((512, 128, 384), (2048, 128, 384), (2048, 384, 128), (2048, 1024, 1024))

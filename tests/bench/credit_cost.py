@@ -66,7 +66,7 @@ def in_own_process(setting: Setting, size: int, variant: str) -> Measured:
 
 def report_size(size: int, found: dict[str, Measured], setting: Setting) -> dict:
     """The numbers of one size, from all variants."""
-    from tests.bench.step import median_and_spread  # knows Ray, which the measured processes had better not import
+    from tests.bench.parts import median_and_spread
 
     tokens, model_tokens = found["uniform"].tokens, found["uniform"].model_tokens
     report: dict = {
@@ -131,7 +131,7 @@ def growth(reports: Sequence[dict]) -> dict[str, list[dict]]:
 
 def run(setting: Setting, sizes: Sequence[int]) -> dict:
     """The whole measurement, smallest size first."""
-    from tests.bench.step import machine
+    from tests.bench.parts import machine
 
     before = machine()  # its load average is not yet our own
     reports = [

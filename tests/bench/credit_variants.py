@@ -20,7 +20,7 @@ from delta.aggregations.aggregation import MiniBatch
 from delta.aggregations.token_mean import TokenMeanConfig
 from delta.credit import LastLayerProxy, RowProxy, TokenSpace, estimate_credit
 from delta.credit.cache import RowCache
-from delta.data.micro_batch import MicroBatch, pad_rows, row_index
+from delta.data.micro_batch import pad_rows, row_index
 from delta.losses import weighted_sum
 from delta.surrogates.clipped import clipped_surrogate
 from delta.types import TrainBatch
@@ -150,10 +150,8 @@ class Bench:
         return self.found
 
     def _part(self, rows: Sequence[int]) -> Part:
-        padded = pad_rows(self.batch, rows)
         advantages = torch.from_numpy(self.batch.advantages[list(rows)])[torch.from_numpy(row_index(self.batch, rows))]
-        moved = [tensor.to(self.device) for tensor in (padded.token_ids, padded.predictors, padded.targets)]
-        return Part(MicroBatch(*moved), advantages.to(self.device))
+        return Part(pad_rows(self.batch, rows).to(self.device), advantages.to(self.device))
 
 
 def make_batch(setting: Setting, size: int) -> TrainBatch:

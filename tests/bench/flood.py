@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from delta.rewards import RewardConfig
 from delta.types import FunctionTests, Outcome, PluginAnswer, Sample
 from tests.bench.code_verdicts import FUNCTIONS
-from tests.bench.step import machine
+from tests.bench.parts import machine
 from workers.verifier.code import CodeConfig
 from workers.verifier.config import PoolConfig, ScoringConfig
 from workers.verifier.supervisor import Supervisor

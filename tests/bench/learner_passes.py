@@ -40,8 +40,7 @@ from torch.nn.functional import cross_entropy
 from delta.data.micro_batch import MicroBatch, pack_rows, pad_rows
 from delta.data.partition import RowCost, partition_rows
 from delta.types import TrainBatch
-from tests.bench.parts import peak_bytes, random_policy, used_bytes
-from tests.bench.step import machine
+from tests.bench.parts import machine, peak_bytes, random_policy, used_bytes
 from workers.learner.lm_head import LMHead
 from workers.learner.policy import Policy
 
@@ -126,16 +125,6 @@ def make_policy(options: argparse.Namespace) -> Policy:
     )
 
 
-def to_device(micro_batch: MicroBatch, device: str) -> MicroBatch:
-    """The same tensors there."""
-    return MicroBatch(
-        token_ids=micro_batch.token_ids.to(device),
-        predictors=micro_batch.predictors.to(device),
-        targets=micro_batch.targets.to(device),
-        row_lengths=micro_batch.row_lengths,
-    )
-
-
 def old_pass(policy: Policy, parts: Sequence[MicroBatch]) -> None:
     """Forward passes, with entropies."""
     with torch.no_grad():
@@ -167,7 +156,7 @@ def measure_passes(options: argparse.Namespace) -> dict[str, object]:
     policy, batch = make_policy(options), make_batch(options)
     layouts = {
         layout: [
-            to_device(part, options.device)
+            part.to(options.device)
             for part in micro_batches(batch, layout, options.token_budget, policy.attention_length)
         ]
         for layout in LAYOUTS

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from delta.rewards import equivalence, readings, values
 from delta.rewards.final_answer import judge_final_answer
-from tests.bench.step import machine
+from tests.bench.parts import machine
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("DELTA_SHARED_DATA", ROOT.parent / "shared" / "data")) / "math"

@@ -1,5 +1,8 @@
-"""What several benchmarks measure with: a random policy, and a memory meter."""
+"""What several benchmarks measure with: a random policy, a memory meter, a spread, and the machine's name."""
 
+import os
+import platform
+import statistics
 from pathlib import Path
 
 import psutil
@@ -50,3 +53,20 @@ def resident_peak() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     raise OSError("/proc/self/status names no VmHWM (peak resident memory): this needs a Linux kernel that counts it")
+
+
+def median_and_spread(values: list[float]) -> dict[str, float]:
+    """Median and quartiles, in seconds."""
+    quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
+    return {"median_s": round(quartiles[1], 4), "q1_s": round(quartiles[0], 4), "q3_s": round(quartiles[2], 4)}
+
+
+def machine() -> dict[str, object]:
+    """What was measured on, for the record."""
+    from workers.controller.trajectory import versions  # knows Ray, which measured processes had better not import
+
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    return {"cpu": model, "cores": os.cpu_count(), "load_average": os.getloadavg()[0], "versions": versions()}

@@ -282,7 +282,7 @@ def run(options: argparse.Namespace) -> dict:
 
 
 def main() -> None:
-    from tests.bench.step import machine  # knows Ray, which the rest does without
+    from tests.bench.parts import machine
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder of the model")

@@ -10,13 +10,10 @@ The first steps are left out. Nothing is written but a temporary run folder.
 import argparse
 import asyncio
 import json
-import os
-import platform
 import random
 import statistics
 import tempfile
 from dataclasses import replace
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -26,11 +23,11 @@ from launch.overrides import CONF
 from launch.preflight import prepare
 from launch.report import PHASES
 from launch.schema import register
+from tests.bench.parts import machine, median_and_spread
 from workers.cluster import local_cluster
 from workers.controller.collection import Collector
 from workers.controller.console import RunConsole
 from workers.controller.loop import Controller
-from workers.controller.trajectory import versions
 
 WARM_UP_STEPS = 4
 SHORTEST, LONGEST = 16, 512
@@ -94,20 +91,6 @@ async def measure(controller: BenchController, steps: int, credits: dict) -> dic
         if step >= WARM_UP_STEPS:
             rows[name].append(row)
     return rows
-
-
-def median_and_spread(values: list[float]) -> dict[str, float]:
-    """Median and quartiles, in seconds."""
-    quartiles = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
-    return {"median_s": round(quartiles[1], 4), "q1_s": round(quartiles[0], 4), "q3_s": round(quartiles[2], 4)}
-
-
-def machine() -> dict[str, object]:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
-        platform.processor(),
-    )
-    return {"cpu": model, "cores": os.cpu_count(), "load_average": os.getloadavg()[0], "versions": versions()}
 
 
 def run(workload: str, steps: int, overrides: list[str], credits: dict) -> dict:

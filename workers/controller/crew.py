@@ -65,7 +65,7 @@ class Crew:
             self.rollouts.ready(),
             self.verifier.ready(),
         )
-        await self.learners.connect(self.rollouts.actors)
+        await self.learners.connect(self.rollouts.actors, config.rollout)
         return parameters
 
     def by_name(self) -> dict[str, Any]:

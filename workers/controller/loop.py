@@ -230,7 +230,7 @@ class Controller:
                     remedy="new engines",
                 )
                 await self.interruption.abandon(crew.replace_engines())
-                await self._learners.connect(self._rollouts.actors)
+                await self._learners.connect(self._rollouts.actors, self._config.rollout)
                 await self._publish(self._step)
 
     async def _resume(self) -> None:

@@ -29,6 +29,8 @@ FREE = {
     "rollout.tensor_parallel_size",
     "rollout.threads_per_worker",
     "rollout.kv_cache_gib",
+    "rollout.gpu_memory_utilization",
+    "rollout.weight_transfer",
     "learner.num_ranks",
     "learner.threads_per_rank",
     "model.allow_untested",

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from delta.errors import CheckpointError
 from workers.files import FileDigest, digests, files_in, force_to_disk, storage_errors
+from workers.learner.host_copies import HostCopies
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Per-element state of AdamW, in torch's implementation and in DeepSpeed's."""
@@ -98,6 +99,7 @@ class LearnerState:
         self._names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._rank = torch.distributed.get_rank()
         self._ranks = torch.distributed.get_world_size()
+        self._copies = HostCopies()
 
     def size(self) -> int:
         """Bytes of this rank's part of a checkpoint, once the optimizer has moments."""
@@ -105,19 +107,23 @@ class LearnerState:
         return sum(BYTES_PER_PARAMETER * (part.end - part.start) for part in fragments)
 
     def stage(self) -> StagedState:
-        """Copy this rank's state to host memory; the only part of a checkpoint that training waits for."""
+        """Copy this rank's state to host memory; the only part of a checkpoint that training waits for.
+
+        What was staged before must have been written: from a GPU it is copied to the same place.
+        """
         weights: dict[str, Tensor] = {}
         moments: dict[str, Tensor] = {"rng": torch.get_rng_state()}
         steps = set()
         for sub_group, parameters in enumerate(self._optimizer.fp16_groups):
             with self._resident(sub_group, changed=False) as (master, state):
                 steps.add(int(state.get("step", 0)))
+                copies = self._copies
+                weight = copies.begin(f"{sub_group}", master.detach())
+                kept = {key: copies.begin(f"{sub_group}.{key}", state[key]) for key in MOMENTS if "step" in state}
+                copies.finish()  # before what was swapped in goes
                 for part in self._fragments(parameters):
-                    weights[part.name] = self._local(master, part).to("cpu", torch.float32, copy=True)
-                    if "step" in state:
-                        for key in MOMENTS:
-                            local = self._local(state[key], part)
-                            moments[f"{part.name}.{key}"] = local.to("cpu", torch.float32, copy=True)
+                    weights[part.name] = self._local(weight, part)
+                    moments.update({f"{part.name}.{key}": self._local(flat, part) for key, flat in kept.items()})
         (step,) = steps  # all sub-groups take part in every update
         return StagedState(self._index(step), weights, moments)
 

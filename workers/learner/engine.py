@@ -23,8 +23,11 @@ REDUCE_BUCKET_ELEMENTS = 50_000_000
 
 
 def join_ranks(*, rank: int, world_size: int, address: str, port: int, timeout_s: float) -> None:
-    """Make this process a rank of the learner group, over gloo."""
+    """Make this process a rank of the learner group: over gloo, and over NCCL for what is on a GPU."""
     import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    on_gpu = get_accelerator().device_name() == "cuda"
 
     # DeepSpeed would compile a shared-memory collective here, which needs a C++ compiler and half a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -35,10 +38,14 @@ def join_ranks(*, rank: int, world_size: int, address: str, port: int, timeout_s
         MASTER_ADDR=address,
         MASTER_PORT=str(port),
     )
+    # Counts and other small sums stay on the CPU, and need gloo there.
+    backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
     store = rendezvous_store(address=address, port=port, rank=rank, world_size=world_size, timeout_s=timeout_s)
     timeout = timedelta(seconds=timeout_s)
-    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
-    deepspeed.init_distributed(dist_backend="gloo", timeout=timeout, verbose=False)
+    if on_gpu:
+        get_accelerator().set_device(0)
+    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
 
 
 def create_engine(policy: Policy, config: LearnerConfig) -> Any:

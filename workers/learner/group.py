@@ -16,6 +16,7 @@ from workers.learner.actor import LearnerActor
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig
 from workers.learner.worker import learner_environment
+from workers.rollout.config import RolloutConfig
 
 
 class LearnerGroup:
@@ -84,13 +85,16 @@ class LearnerGroup:
         """Compute something else from the next update on."""
         await self._all("set-up", "set_algorithm", algorithm, within_s=self._deadlines.start_s)
 
-    async def connect(self, rollout_actors: list[Any]) -> None:
-        """Open the weight transfer to the engines."""
+    async def connect(self, rollout_actors: list[Any], rollout: RolloutConfig | None = None) -> None:
+        """Open the weight transfer to the engines, which are as `rollout` says."""
+        rollout = rollout or RolloutConfig()
         address, port = await self._free_address()
         await self._all(
             "weight transfer set-up",
             "connect",
             rollout_actors,
+            processes_per_engine=rollout.tensor_parallel_size,
+            backend=rollout.weight_transfer,
             address=address,
             port=port,
             timeout_s=self._deadlines.sync_s,

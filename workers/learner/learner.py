@@ -5,7 +5,6 @@ it was dealt; the sums over ranks do not.
 """
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +25,7 @@ from delta.losses import RegularizationConfig, kl_estimate, kl_penalty, weighted
 from delta.surrogates import SurrogateConfig
 from delta.tokens import OldTokens, join
 from delta.types import RolloutGroup, UpdateReport
+from workers.device import clock, device
 from workers.learner.config import LearnerConfig
 from workers.learner.data_ranks import data_ranks
 from workers.learner.engine import whole_lm_head
@@ -96,7 +96,7 @@ class Learner:
         """
         updates = self._shares(groups)
         where = f"rollouts of policy {policy_version}"
-        sums = LearnerSums()
+        sums = LearnerSums(device=device())
         metrics = {"time/old_pass_s": 0.0, "time/credit_s": 0.0}
         prepared = None
         # On-policy, the first pass of the update is the pass under the old policy, unless credit has to come before.
@@ -105,7 +105,7 @@ class Learner:
                 [share for update in updates for share in update], sums, seed=policy_version
             )
             check_mismatch(sums.mismatch_max(self._ranks.max), self._mismatch_limit, where=where)
-        credited = time.perf_counter()
+        credited = clock()
         for update in updates:
             sums.add_grad_norm(self._step(update, prepared, sums, where=where))
         return UpdateReport(
@@ -113,7 +113,7 @@ class Learner:
             {
                 **sums.metrics(self._ranks.sum, self._ranks.max),
                 **metrics,
-                "time/update_s": time.perf_counter() - credited,
+                "time/update_s": clock() - credited,
             },
         )
 
@@ -137,7 +137,7 @@ class Learner:
             predictors=torch.arange(len(inputs)),
             targets=torch.tensor(token_ids[1:]),
             row_lengths=(len(inputs) + filling,),
-        )
+        ).to(device())
         self._engine.eval()
         with torch.no_grad():
             return self._engine(micro_batch, temperature=1.0).log_probs
@@ -151,6 +151,7 @@ class Learner:
             group_size=len(groups[0].rollouts),
             ranks=self._ranks,
             cost=RowCost(attention_length=self._engine.module.attention_length),
+            device=device(),
         )
 
     def _assign_credit(
@@ -158,13 +159,13 @@ class Learner:
     ) -> tuple[Iterator[Prepared], dict[str, float]]:
         """All shares under the old policy, with credit; and the metrics of it."""
         space = self._algorithm.credit.new_space(self._engine.module.logits)
-        started = time.perf_counter()
+        started = clock()
         old = [self._old_pass(share, space) for share in flat]
-        passed = time.perf_counter()
+        passed = clock()
         credit = self._credit(old, space, seed=seed)
         coefficients = credit.coefficients.split([len(tokens.rows) for tokens in old])
         prepared = [self._prepare(tokens, part, sums) for tokens, part in zip(old, coefficients, strict=True)]
-        times = {"time/old_pass_s": passed - started, "time/credit_s": time.perf_counter() - passed}
+        times = {"time/old_pass_s": passed - started, "time/credit_s": clock() - passed}
         return iter(prepared), {**credit.metrics, **times}
 
     @torch.no_grad()

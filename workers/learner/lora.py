@@ -166,12 +166,12 @@ def policy_weights(module: nn.Module) -> dict[str, PolicyWeight]:
 
 
 def whole_adapter(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of the adapters' parameters, gathered from ZeRO-3's shards, by their names in `module`; collective."""
+    """Copies of the adapters' parameters in host memory, gathered from ZeRO-3's shards, by their names; collective."""
     import deepspeed
 
     adapter = {name: parameter for name, parameter in module.named_parameters() if _is_adapter(name)}
     with deepspeed.zero.GatheredParameters(list(adapter.values())):
-        return {name: parameter.detach().clone() for name, parameter in adapter.items()}
+        return {name: parameter.detach().to("cpu", copy=True) for name, parameter in adapter.items()}
 
 
 def save_adapter(causal_lm: Any, weights: dict[str, Tensor], folder: Path) -> None:

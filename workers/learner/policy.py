@@ -110,8 +110,8 @@ class Policy(nn.Module):
         if lengths is not None:
             device = token_ids.device
             packed["rows"] = attention.packed_rows(lengths, device, self.causal_lm.dtype)
-            positions = torch.cat([torch.arange(length, device=device) for length in lengths])
-            packed["position_ids"] = positions[place].unsqueeze(0)
+            positions = torch.cat([torch.arange(length) for length in lengths])
+            packed["position_ids"] = positions[place].unsqueeze(0).to(device)
         states: Tensor = self.causal_lm.base_model(
             input_ids=token_ids[:, place], use_cache=False, **packed
         ).last_hidden_state

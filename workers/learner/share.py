@@ -45,7 +45,13 @@ class Share:
 
 
 def shares(
-    batch: TrainBatch, config: LearnerConfig, *, group_size: int, ranks: DataRanks, cost: RowCost
+    batch: TrainBatch,
+    config: LearnerConfig,
+    *,
+    group_size: int,
+    ranks: DataRanks,
+    cost: RowCost,
+    device: torch.device,
 ) -> list[list[Share]]:
     """This rank's micro-batches, by optimizer step; as many as every other rank has.
 
@@ -55,6 +61,7 @@ def shares(
         group_size: G, rows per group.
         ranks: Who shares the work.
         cost: Of a row, for even shares.
+        device: Where the tensors go. All of a step at once: some fifty bytes for a token.
     """
     partition = partition_rows(
         # A row's last token is a target and no input.
@@ -66,19 +73,20 @@ def shares(
         packed=config.packing,
         cost=cost,
     )
-    return [[_share(batch, rows, config) for rows in per_rank[ranks.rank]] for per_rank in partition.micro_batches]
+    return [
+        [_share(batch, rows, config, device) for rows in per_rank[ranks.rank]] for per_rank in partition.micro_batches
+    ]
 
 
-def _share(batch: TrainBatch, rows: Sequence[int], config: LearnerConfig) -> Share:
+def _share(batch: TrainBatch, rows: Sequence[int], config: LearnerConfig, device: torch.device) -> Share:
     places = response_index(batch, rows)
     owners = row_index(batch, rows)
+    packed = pack_rows(batch, rows, multiple_of=config.sequence_parallel) if config.packing else pad_rows(batch, rows)
     return Share(
-        micro_batch=pack_rows(batch, rows, multiple_of=config.sequence_parallel)
-        if config.packing
-        else pad_rows(batch, rows),
-        rows=torch.from_numpy(owners),
-        places=torch.from_numpy(places),
-        advantages=torch.from_numpy(batch.advantages[list(rows)])[owners],
-        loss_mask=torch.from_numpy(batch.loss_mask[places]),
-        rollout_log_probs=torch.from_numpy(batch.rollout_log_probs[places]),
+        micro_batch=packed.to(device),
+        rows=torch.from_numpy(owners).to(device),
+        places=torch.from_numpy(places).to(device),
+        advantages=torch.from_numpy(batch.advantages[list(rows)])[owners].to(device),
+        loss_mask=torch.from_numpy(batch.loss_mask[places]).to(device),
+        rollout_log_probs=torch.from_numpy(batch.rollout_log_probs[places]).to(device),
     )

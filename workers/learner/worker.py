@@ -15,11 +15,13 @@ from ray.actor import ActorHandle
 from delta.types import Floats, RolloutGroup, UpdateReport
 from workers.addresses import free_address, use_own_address
 from workers.cpu_linear import use_onednn
+from workers.device import device
 from workers.files import FileDigest, replace_folder, storage_errors
 from workers.learner.checkpoint import LEARNER, MODEL, LearnerState, StagedState, write_description, write_state
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig, Learner
 from workers.learner.lora import FirstPolicy, add_adapters, save_adapter, whole_adapter
+from workers.rollout.config import WeightTransfer
 
 
 class LearnerWorker:
@@ -61,7 +63,8 @@ class LearnerWorker:
         causal_lm = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
         if self._config.lora.rank:
             add_adapters(causal_lm, self._config.lora, model_path=model_path)
-        use_onednn(causal_lm)
+        if device().type == "cpu":
+            use_onednn(causal_lm)
         parameters = sum(parameter.numel() for parameter in causal_lm.parameters())
         self._causal_lm = causal_lm
         shared = self._config.sequence_parallel
@@ -83,7 +86,8 @@ class LearnerWorker:
             reference = FirstPolicy(self._engine)
         elif algorithm.regularization.kl:
             frozen = AutoModelForCausalLM.from_pretrained(model_path, dtype=getattr(torch, dtype))
-            use_onednn(frozen)
+            if device().type == "cpu":
+                use_onednn(frozen)
             reference = create_reference(as_policy(frozen), self._config)
         self._learner = Learner(
             self._engine,
@@ -99,7 +103,16 @@ class LearnerWorker:
         """Compute something else from the next update on."""
         self._learner.set_algorithm(algorithm)
 
-    def connect(self, rollout_actors: list[ActorHandle], *, address: str, port: int, timeout_s: float) -> None:
+    def connect(
+        self,
+        rollout_actors: list[ActorHandle],
+        *,
+        processes_per_engine: int,
+        backend: WeightTransfer,
+        address: str,
+        port: int,
+        timeout_s: float,
+    ) -> None:
         """Open the weight transfer to the engines."""
         from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
@@ -107,22 +120,25 @@ class LearnerWorker:
         from workers.weights.gloo import GlooTrainerInitInfo
         from workers.weights.source import Zero3Source
 
-        self._transfer: Any = WeightTransferTrainerFactory.trainer_init(
-            GlooTrainerInitInfo(
-                rank=self._rank,
-                master_address=address,
-                master_port=port,
-                world_size=1 + len(rollout_actors),
-                timeout_s=timeout_s,
-            ),
+        world_size = 1 + len(rollout_actors) * processes_per_engine
+        info: Any = GlooTrainerInitInfo(address, port, world_size, timeout_s, rank=self._rank)
+        if backend is WeightTransfer.nccl:
+            from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+            info = NCCLTrainerInitInfo(address, port, world_size, rank=self._rank)
+        self._client = RolloutWorkersClient(
+            rollout_actors,
             # Half of what the learners are given, so that a silent engine is named before their own deadline.
-            client=RolloutWorkersClient(rollout_actors, timeout_s=timeout_s / 2),
-            source=Zero3Source(self._causal_lm),
+            timeout_s=timeout_s / 2,
+            processes_per_engine=processes_per_engine,
+        )
+        self._transfer: Any = WeightTransferTrainerFactory.trainer_init(
+            info, client=self._client, source=Zero3Source(self._causal_lm)
         )
 
     def publish(self, policy_version: int) -> None:
         """Send the weights to every engine under the name of `policy_version`."""
-        self._transfer.version = policy_version
+        self._client.version = policy_version
         self._transfer.send_weights()
 
     def update(self, groups: Sequence[RolloutGroup], *, policy_version: int) -> UpdateReport:
@@ -132,11 +148,11 @@ class LearnerWorker:
     def coefficients(self, groups: Sequence[RolloutGroup]) -> tuple[np.ndarray, np.ndarray]:
         """Credit of this rank's tokens; see `Learner.coefficients`."""
         places, coefficients = self._learner.coefficients(groups)
-        return places.numpy(), coefficients.numpy()
+        return places.cpu().numpy(), coefficients.cpu().numpy()
 
     def log_probs(self, token_ids: Sequence[int]) -> Floats:
         """The learner's side of the parity probe; see `Learner.log_probs`."""
-        return self._learner.log_probs(token_ids).numpy()
+        return self._learner.log_probs(token_ids).cpu().numpy()
 
     def checkpoint_bytes(self) -> int:
         """What this rank's part of a checkpoint takes on the disk."""
@@ -186,7 +202,11 @@ class LearnerWorker:
         from workers.weights.source import Zero3Source
 
         adapter = whole_adapter(self._causal_lm) if self._config.lora.rank else {}
-        weights = {name: weight.detach().clone() for name, weight in Zero3Source(self._causal_lm) if self._rank == 0}
+        weights = {
+            name: weight.detach().to("cpu", copy=True)
+            for name, weight in Zero3Source(self._causal_lm)
+            if self._rank == 0
+        }
         if self._rank > 0:
             return
         with storage_errors(
@@ -206,10 +226,13 @@ class LearnerWorker:
             replace_folder(draft, final)
 
 
-def learner_environment(config: LearnerConfig) -> dict[str, str]:
+def learner_environment(config: LearnerConfig, *, on_gpu: bool = False) -> dict[str, str]:
     """Environment of a learner process; read by torch and DeepSpeed when they load."""
+    # Micro-batches differ in their number of tokens, which leaves holes in memory that is handed out in fixed blocks.
+    gpu = {"PYTORCH_ALLOC_CONF": os.environ.get("PYTORCH_ALLOC_CONF", "expandable_segments:True")}
     return {
-        "DS_ACCELERATOR": "cpu",
+        "DS_ACCELERATOR": "cuda" if on_gpu else "cpu",
+        **(gpu if on_gpu else {}),
         "OMP_NUM_THREADS": str(config.threads_per_rank),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),

@@ -67,8 +67,9 @@ class VllmEngine:
         """Load the model. The environment of `engine_environment` must be set before the first vLLM import."""
         from vllm import EngineArgs, LLMEngine
         from vllm.config import WeightTransferConfig
+        from vllm.platforms import current_platform
 
-        import workers.weights.gloo  # noqa: F401  registers the CPU transfer backend with vLLM
+        import workers.weights.gloo  # noqa: F401  registers our transfer backend with vLLM
 
         self._eos_token_id = eos_token_id
         self._engine = LLMEngine.from_engine_args(
@@ -78,17 +79,12 @@ class VllmEngine:
                 dtype=dtype,
                 max_model_len=config.max_model_len,
                 max_num_seqs=config.max_num_seqs,
-                # vLLM 0.32 rewinds a request's random generator when a prompt is split over two engine steps, which
-                # CPU generators cannot do: prompts are prefilled whole.
-                enable_chunked_prefill=False,
-                max_num_batched_tokens=max(config.max_model_len, 8192),
                 # The log-probabilities of what was really sampled, that is, after the temperature.
                 logprobs_mode="processed_logprobs",
-                # Compiling buys a tenth of the speed of a small model and costs twenty seconds of start-up.
-                enforce_eager=True,
-                weight_transfer_config=WeightTransferConfig(backend="gloo"),
+                weight_transfer_config=WeightTransferConfig(backend=config.weight_transfer.value),
                 disable_log_stats=True,
                 seed=seed,
+                **device_settings(config, on_gpu=current_platform.is_cuda()),
             )
         )
         self._next_id = 0
@@ -164,12 +160,33 @@ class VllmEngine:
         )
 
 
-def engine_environment(config: RolloutConfig) -> dict[str, str]:
-    """Environment of a process that hosts a `VllmEngine` on the CPU; read by vLLM and OpenMP when they load."""
+def device_settings(config: RolloutConfig, *, on_gpu: bool) -> dict[str, Any]:
+    """What vLLM is told on one kind of device only."""
+    if on_gpu:
+        return {
+            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "tensor_parallel_size": config.tensor_parallel_size,
+            # Never Ray, whose cluster the engine would find: what it may use is what its actor was given.
+            "distributed_executor_backend": "uni" if config.tensor_parallel_size == 1 else "mp",
+            # The processes of a tensor-parallel engine learn of our transfer backend by importing this.
+            "worker_extension_cls": "workers.weights.extension.WeightTransferExtension",
+        }
+    return {
+        # vLLM 0.32 rewinds a request's random generator when a prompt is split over two engine steps, which generators
+        # of a CPU cannot do: prompts are prefilled whole.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(config.max_model_len, 8192),
+        # Compiling buys a tenth of the speed of a small model and costs twenty seconds of start-up.
+        "enforce_eager": True,
+    }
+
+
+def engine_environment(config: RolloutConfig, *, on_gpu: bool = False) -> dict[str, str]:
+    """Environment of a process that hosts a `VllmEngine`; read by vLLM and OpenMP when they load."""
+    cpu = {"VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     return {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        **({} if on_gpu else cpu),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "ERROR"),
         "OMP_NUM_THREADS": str(config.threads_per_worker),

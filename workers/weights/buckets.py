@@ -27,3 +27,21 @@ def buckets(metadata: Sequence[ParamMeta]) -> Iterator[list[ParamMeta]]:
         size += meta_bytes
     if bucket:
         yield bucket
+
+
+def fill(weights: Iterator[tuple[str, torch.Tensor]], bucket: list[ParamMeta], *, pinned: bool) -> torch.Tensor:
+    """Copy the next weights of the stream into one flat tensor in host memory; none of them outlives its turn.
+
+    Args:
+        weights: Names and whole tensors, wherever they are.
+        bucket: What is next.
+        pinned: Page-locked memory, which a GPU fills several times as fast.
+    """
+    sizes = [torch.Size(meta.shape).numel() for meta in bucket]
+    flat = torch.empty(sum(sizes), dtype=bucket[0].dtype, pin_memory=pinned)
+    for meta, part in zip(bucket, flat.split(sizes), strict=True):
+        name, weight = next(weights)
+        if name != meta.name:
+            raise RuntimeError(f"the weight source yields {name} where its metadata says {meta.name}")
+        part.copy_(weight.detach().flatten())
+    return flat

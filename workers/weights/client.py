@@ -15,16 +15,28 @@ class RolloutWorkersClient:
     at a deadline instead of waiting for a dead engine.
     """
 
-    def __init__(self, actors: list[ActorHandle], *, timeout_s: float) -> None:
-        """Drive `actors`; an unanswered call fails after `timeout_s` seconds."""
+    version = 0
+    """Policy version of the weights that are sent next."""
+
+    def __init__(self, actors: list[ActorHandle], *, timeout_s: float, processes_per_engine: int = 1) -> None:
+        """Drive `actors`; an unanswered call fails after `timeout_s` seconds.
+
+        Args:
+            actors: One for each engine.
+            timeout_s: For each call.
+            processes_per_engine: `rollout.tensor_parallel_size`.
+        """
         self._actors = actors
         self._timeout_s = timeout_s
+        self._processes_per_engine = processes_per_engine
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Let every engine join the group under a rank of its own."""
+        """Let every engine join the group under ranks of its own, one for each of its processes."""
         calls = [
-            actor.init_weight_transfer_engine.remote({**init_info, "rank": rank})
-            for rank, actor in enumerate(self._actors, start=1)
+            actor.init_weight_transfer_engine.remote(
+                {**init_info, "rank_offset": init_info["rank_offset"] + place * self._processes_per_engine}
+            )
+            for place, actor in enumerate(self._actors)
         ]
         self._wait("init_weight_transfer_engine", calls)
 
@@ -37,10 +49,9 @@ class RolloutWorkersClient:
         self._wait("update_weights", [actor.update_weights.remote(update_info) for actor in self._actors])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
-        """Put the weights to use and stamp them."""
-        self._wait(
-            "finish_weight_update", [actor.finish_weight_update.remote(weight_version) for actor in self._actors]
-        )
+        """Put the weights to use and stamp them with `version`: vLLM's own backends name none."""
+        stamp = str(self.version) if weight_version is None else weight_version
+        self._wait("finish_weight_update", [actor.finish_weight_update.remote(stamp) for actor in self._actors])
 
     def _wait(self, phase: str, calls: list[Any]) -> None:
         phase = f"weight sync ({phase})"

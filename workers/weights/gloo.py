@@ -1,11 +1,11 @@
-"""A CPU backend for vLLM's weight-transfer interface: one stateless gloo group, weights broadcast in buckets.
+"""A backend for vLLM's weight-transfer interface that needs no GPU: a stateless gloo group, broadcasts in buckets.
 
-vLLM ships NCCL and CUDA IPC backends and accepts others through its factories; this is the one for machines without a
-GPU. Learner rank 0 is rank 0 of the group, the engines follow. Importing the module registers both sides.
+vLLM ships NCCL and CUDA IPC backends and accepts others through its factories; this one takes any layout, by way of
+host memory. Learner rank 0 is rank 0 of the group; the processes of the engines follow, engine by engine. Importing the
+module registers both sides.
 """
 
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -32,7 +32,8 @@ from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
 from workers.addresses import listening
-from workers.weights.buckets import buckets
+from workers.device import device
+from workers.weights.buckets import buckets, fill
 
 BACKEND = "gloo"
 
@@ -48,8 +49,8 @@ class GlooInitInfo(WeightTransferInitInfo):
     master_port: int
     world_size: int
     timeout_s: float
-    rank: int
-    """1 for the first engine; the client fills it in."""
+    rank_offset: int
+    """Rank of the engine's first process, 1 for the first engine; the client fills it in."""
 
 
 @dataclass
@@ -70,7 +71,7 @@ class GlooTrainerInitInfo(TrainerInitInfo):
     master_address: str
     master_port: int
     world_size: int
-    """Engines plus the sender."""
+    """Processes of the engines, plus the sender."""
     timeout_s: float
 
 
@@ -103,18 +104,6 @@ def _send(group: ProcessGroup, tensor: torch.Tensor, received: Future[None]) -> 
     work.wait()
 
 
-def _fill_bucket(weights: Iterator[tuple[str, torch.Tensor]], bucket: list[ParamMeta]) -> torch.Tensor:
-    """Copy the next weights of the stream into one flat tensor; a gathered weight does not outlive its turn."""
-    sizes = [torch.Size(meta.shape).numel() for meta in bucket]
-    flat = torch.empty(sum(sizes), dtype=bucket[0].dtype)
-    for meta, part in zip(bucket, flat.split(sizes), strict=True):
-        name, weight = next(weights)
-        if name != meta.name:
-            raise RuntimeError(f"the weight source yields {name} where its metadata says {meta.name}")
-        part.copy_(weight.detach().flatten())
-    return flat
-
-
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
     """The engine's side: receives buckets and loads them layer by layer into the live model."""
 
@@ -128,17 +117,17 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         self._group = _join(
             init_info.master_address,
             init_info.master_port,
-            init_info.rank,
+            init_info.rank_offset + self.parallel_config.rank,
             init_info.world_size,
             init_info.timeout_s,
         )
 
     def start_weight_update(self) -> None:
-        """Undo the packing of the CPU kernels, so that checkpoint-format weights can be loaded."""
+        """Undo what kernels made of the weights, so that checkpoint-format weights can be loaded."""
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
-        """Receive one stream of weights."""
+        """Receive one stream of whole weights; of a tensor-parallel engine each process loads its own part."""
         if self._group is None:
             raise RuntimeError("weight transfer before init_transfer_engine")
         metadata = [
@@ -149,13 +138,16 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             sizes = [torch.Size(meta.shape).numel() for meta in bucket]
             flat = torch.empty(sum(sizes), dtype=bucket[0].dtype)
             _broadcast(self._group, flat).wait()
+            flat = flat.to(self.device)
             self.model.load_weights(
                 (meta.name, part.view(meta.shape)) for meta, part in zip(bucket, flat.split(sizes), strict=True)
             )
 
     def finish_weight_update(self) -> None:
-        """Pack the new weights for the CPU kernels."""
+        """Put the new weights into the form that the kernels want."""
         finalize_layerwise_reload(self.model, self.model_config)
+        if self.device.type != "cpu":
+            return
         # vLLM 0.32 leaves a tied LM head with the packed copy of the old embedding: log-probabilities stay those of the
         # old policy although every parameter is new. Packing it again is what the parity probe checks.
         for module in self.model.modules():
@@ -176,8 +168,6 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
     init_info_cls = GlooTrainerInitInfo
 
     _group: ProcessGroup | None = None
-    version = 0
-    """Policy version that the next `send_weights` announces."""
 
     @classmethod
     def trainer_init(cls, init_info: GlooTrainerInitInfo, *, client: Any, source: WeightSource | None = None) -> Self:
@@ -185,7 +175,11 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         if engine.is_sender:
             info = GlooInitInfo(
-                init_info.master_address, init_info.master_port, init_info.world_size, init_info.timeout_s, rank=0
+                init_info.master_address,
+                init_info.master_port,
+                init_info.world_size,
+                init_info.timeout_s,
+                rank_offset=1,
             )
             with ThreadPoolExecutor(max_workers=1) as executor:
                 joined = executor.submit(client.init_weight_transfer_engine, asdict(info))
@@ -211,12 +205,13 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         with ThreadPoolExecutor(max_workers=1) as executor:
             received = executor.submit(self.client.update_weights, asdict(info))
             weights = iter(self.source)
+            pinned = device().type == "cuda"
             for bucket in buckets(metadata):
-                _send(group, _fill_bucket(weights, bucket), received)
+                _send(group, fill(weights, bucket, pinned=pinned), received)
             for name, _ in weights:  # exhausts the iterator, which closes its last gather on every rank
                 raise RuntimeError(f"the weight source yields more than its metadata says: {name}")
             received.result()
-        self.client.finish_weight_update(weight_version=str(self.version))
+        self.client.finish_weight_update()
 
     def shutdown(self) -> None:
         """Leave the group."""

@@ -1,4 +1,4 @@
-"""Real DeepSpeed ranks over gloo without Ray: a function runs on each, and what they return comes back."""
+"""Real DeepSpeed ranks without Ray: a function runs on each, and what they return comes back."""
 
 import os
 import socket
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 
@@ -18,10 +19,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_ranks(function: Callable[..., Any], *arguments: Any, ranks: int) -> list[Any]:
-    """What `function(rank, *arguments)` returns on each of the ranks, which are processes of their own."""
+def run_ranks(function: Callable[..., Any], *arguments: Any, ranks: int, device: str = "cpu") -> list[Any]:
+    """What `function(rank, *arguments)` returns on each of the ranks, which are processes of their own.
+
+    On a GPU (`cuda`) there can be one rank.
+    """
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DS_ACCELERATOR", device)  # before the ranks import anything
         torch.multiprocessing.spawn(_rank, args=(function, arguments, ranks, port, folder), nprocs=ranks)
         return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(ranks)]
 

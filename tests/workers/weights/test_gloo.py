@@ -47,7 +47,7 @@ class Engine:
         if self.gives_up_after < COUNT:
             raise KeyError("a name this engine does not know")
 
-    def finish_weight_update(self, weight_version: str) -> None:
+    def finish_weight_update(self) -> None:
         self.finished = True
 
 
