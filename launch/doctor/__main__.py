@@ -9,7 +9,9 @@ import sys
 
 from omegaconf import DictConfig
 
-from launch.command import EXIT_USER_ERROR, run_configured
+from delta.errors import ConfigError
+from launch.command import EXIT_USER_ERROR, errors_explained, run_configured
+from launch.overrides import MULTIRUN
 from workers.controller.config import TrainConfig
 from workers.signals import Ended, end_on_signals
 
@@ -50,7 +52,14 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     fast, as_json = FAST in sys.argv, JSON in sys.argv
-    sys.argv[1:] = [argument for argument in sys.argv[1:] if argument not in (FAST, JSON)]
+    arguments = [argument for argument in sys.argv[1:] if argument not in (FAST, JSON)]
+    with errors_explained():
+        if set(arguments) & set(MULTIRUN):
+            raise ConfigError(
+                "delta-doctor examines one run: leave out --multirun, and give one value of each setting."
+            )
+    # Of an experiment that is a sweep, what its members have in common.
+    sys.argv[1:] = [*arguments, "hydra.mode=RUN"]
 
     def task(config: TrainConfig, _: DictConfig) -> int:
         return doctor(config, fast=fast, as_json=as_json)

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import wraps
 
-from delta.errors import DeltaError
+from delta.errors import DeltaError, ModelError
 from launch.doctor.check import Finding, Status, ok, skipped, warning
 from launch.doctor.place import is_submitted
 from workers.controller.config import TrainConfig
@@ -46,6 +46,19 @@ def _explained(examine: Callable[[TrainConfig], Finding]) -> Callable[[TrainConf
     return explained
 
 
+def _needs_model(examine: Callable[[TrainConfig], Finding]) -> Callable[[TrainConfig], Finding]:
+    """Leave what is wrong with the model to the check of the model."""
+
+    @wraps(examine)
+    def examined(config: TrainConfig) -> Finding:
+        try:
+            return examine(config)
+        except ModelError:
+            return skipped("not without the model, whose own check says what is wrong")
+
+    return examined
+
+
 @_explained
 def model(config: TrainConfig) -> Finding:
     """It is there, of a kind that was tried, with a tokenizer, and its context is long enough."""
@@ -71,6 +84,7 @@ def learner(config: TrainConfig) -> Finding:
 
 
 @_explained
+@_needs_model
 def memory(config: TrainConfig) -> Finding:
     """The memory plan fits what there is here, or what the configuration says of the cluster."""
     from launch.memory import Limits, architecture_of, memory_inputs, memory_limits, shortage
@@ -94,6 +108,7 @@ def memory(config: TrainConfig) -> Finding:
 
 
 @_explained
+@_needs_model
 def data(config: TrainConfig) -> Finding:
     """Every problem can be read, its reference answer too, and its prompt leaves room for an answer."""
     from delta.data.sources import load_problems

@@ -13,9 +13,10 @@ from workers.controller.config import TrainConfig
 
 VARIABLES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+CONNECT_S = 2.0
 MIN_PORTS = 1000
 """Of a run on two cores some 150 are taken; Ray alone takes a few for every worker process."""
-LOOPBACK_FIRST = ("lo", "docker", "veth", "br-", "virbr")
+ONLY_HERE = ("lo", "docker", "veth", "br-", "virbr")
 """Interfaces that no other node can be reached by; NCCL takes them last, too."""
 
 
@@ -52,7 +53,7 @@ def interfaces(config: TrainConfig) -> Finding:
                 expected="the name of one of them",
                 remedy=f"Correct {variable}, or unset it and let the library choose.",
             )
-    reachable = [name for name in up if not name.startswith(LOOPBACK_FIRST)]
+    reachable = [name for name in up if not name.startswith(ONLY_HERE)]
     if config.nodes > 1 and not reachable:
         return failed(
             f"only {', '.join(sorted(up))}", expected="an interface to the other nodes", remedy="Connect the machine."
@@ -88,11 +89,11 @@ def ports(_: TrainConfig) -> Finding:
     free = high - low + 1 - len(taken)
     seen = f"{free} of {high - low + 1} ports free ({low} to {high})"
     try:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=CONNECT_S).close()
     except OSError as error:
         return failed(
-            f"no port can be bound on 127.0.0.1: {error.strerror}",
+            f"127.0.0.1 cannot be reached: {error.strerror or error}",
             expected="a loopback device with free ports",
             remedy="Bring it up: ip link set lo up.",
         )

@@ -1,10 +1,12 @@
 """What the checks found, for people and for programs."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from launch.doctor.check import Check, Status
@@ -20,16 +22,24 @@ def can_run(checks: Sequence[Check]) -> bool:
 
 
 def show(checks: Sequence[Check], console: Console) -> None:
-    """A table, the output of checks that were lost, and one line that sums it up."""
+    """A table, what was skipped, the output of checks that were lost, and one line that sums it up."""
     table = Table(show_lines=False, title_justify="left")
     for title in ("check", "", "seen", "expected", "what to do"):
         table.add_column(title, overflow="fold")
     table.add_column("s", justify="right")
+    skipped: defaultdict[str, list[str]] = defaultdict(list)
     for check in checks:
         finding, color = check.finding, COLORS[check.finding.status]
+        if finding.status is Status.skipped:
+            skipped[finding.seen].append(check.name)
+            continue
         status = f"[{color}]{finding.status.value}[/]"
-        table.add_row(check.name, status, finding.seen, finding.expected, finding.remedy, f"{check.seconds:.1f}")
+        table.add_row(
+            check.name, status, *map(escape, (finding.seen, finding.expected, finding.remedy)), f"{check.seconds:.1f}"
+        )
     console.print(table)
+    for reason, names in skipped.items():
+        console.print(f"skipped: {', '.join(names)} ({reason})", style=COLORS[Status.skipped])
     for check in checks:
         if check.finding.output:
             console.print(f"\nlast output of {check.name}:", style="bold")

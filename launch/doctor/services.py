@@ -44,12 +44,17 @@ def wandb(config: TrainConfig) -> Finding:
 def hub(config: TrainConfig) -> Finding:
     """A model that is named, and not on disk, has to come from the cache or the hub."""
     from huggingface_hub import constants, get_token, try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
 
     model = config.model
     if not isinstance(model, PretrainedModelConfig) or not model.path or Path(model.path).exists():
         return skipped("the model is on this machine")
+    try:
+        cached = isinstance(try_to_load_from_cache(model.path, "config.json"), str)
+    except HFValidationError:
+        return skipped("model.path is no name on the hub")
     token = "with a token" if get_token() else "without a token (HF_TOKEN)"
-    if isinstance(try_to_load_from_cache(model.path, "config.json"), str):
+    if cached:
         return ok(f"{model.path} is in the cache, {constants.HF_HUB_CACHE}")
     if constants.HF_HUB_OFFLINE:
         return failed(

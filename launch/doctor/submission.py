@@ -31,10 +31,13 @@ def slurm(config: TrainConfig) -> Finding:
             ["sinfo", "--noheader", "--format=%R|%a|%D|%c|%G"], capture_output=True, text=True, timeout=TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        return failed(f"sinfo does not answer in {TIMEOUT_S} s", expected="an answer", remedy="Ask its administrators.")
-    if shown.returncode:
+        trouble = f"sinfo does not answer in {TIMEOUT_S} s"
+    else:
+        lines = shown.stderr.strip().splitlines() or [f"sinfo ends with {shown.returncode}"]
+        trouble = lines[-1] if shown.returncode else ""
+    if trouble:
         return failed(
-            (shown.stderr.strip().splitlines() or ["sinfo fails"])[-1],
+            trouble,
             expected="a controller that answers",
             remedy="Check SLURM_CONF and the network; scontrol ping shows who should answer.",
         )
