@@ -1,0 +1,98 @@
+"""GPUs: as many as the configuration counts on, with memory for it, and software that can use them."""
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from launch.doctor.check import Finding, failed, ok, skipped, warning
+from workers.controller.config import TrainConfig
+
+QUERY = "index,name,memory.total,memory.used,driver_version"
+TIMEOUT_S = 20.0
+"""The first call may load the driver."""
+IN_USE = 0.1
+"""Share of a GPU's memory from which on somebody else seems to use it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU, as nvidia-smi shows it."""
+
+    index: int
+    name: str
+    memory_mib: int
+    used_mib: int
+    driver: str
+
+
+def gpus(config: TrainConfig) -> Finding:
+    """What the driver shows, and what torch sees of it, against `cluster.num_gpus` and `cluster.gpu_memory_gib`."""
+    import torch
+
+    wanted = config.cluster.num_gpus
+    found, trouble = installed_gpus()
+    visible = torch.cuda.device_count()
+    names = ", ".join(sorted({gpu.name for gpu in found}))
+    if not wanted:
+        return skipped(
+            f"cluster.num_gpus=0: the run uses none{f' of the {len(found)} ({names})' if found else ''}".rstrip()
+        )
+    remedy = f"Set cluster.num_gpus={visible}, ask the scheduler for more, or see nvidia-smi."
+    if trouble or len(found) < wanted:
+        return failed(trouble or f"{len(found)} GPUs ({names})", expected=f"{wanted} GPUs", remedy=remedy)
+    if torch.version.cuda is None:
+        return failed(
+            f"{len(found)} GPUs ({names}), but torch {torch.__version__} is its CPU build",
+            expected="a CUDA build",
+            remedy="Install the GPU stack: pip install 'delta-rlvr[gpu]'.",
+        )
+    if visible < wanted:
+        return failed(
+            f"torch for CUDA {torch.version.cuda} sees {visible} of {len(found)} GPUs, driver {found[0].driver}",
+            expected=f"{wanted} GPUs",
+            remedy=f"{remedy} CUDA_VISIBLE_DEVICES may hide them, or the driver be too old.",
+        )
+    least = min(found, key=lambda gpu: gpu.memory_mib)
+    if least.memory_mib < config.cluster.gpu_memory_gib * 1024 * 0.95:  # drivers keep a little for themselves
+        return failed(
+            f"GPU {least.index} has {least.memory_mib / 1024:.0f} GiB",
+            expected=f"cluster.gpu_memory_gib={config.cluster.gpu_memory_gib:g}",
+            remedy="Plan with what there is.",
+        )
+    busy = [gpu for gpu in found if gpu.used_mib > IN_USE * gpu.memory_mib]
+    if busy:
+        return warning(
+            "; ".join(f"GPU {gpu.index}: {gpu.used_mib} of {gpu.memory_mib} MiB in use" for gpu in busy),
+            expected="free GPUs",
+            remedy="End who uses them (nvidia-smi shows who), or leave them out with CUDA_VISIBLE_DEVICES.",
+        )
+    return ok(f"{len(found)} x {names}, {least.memory_mib / 1024:.0f} GiB, driver {found[0].driver}, {visible} visible")
+
+
+def installed_gpus() -> tuple[list[Gpu], str]:
+    """The GPUs of this machine, or why they are not known."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return [], "no nvidia-smi: no NVIDIA driver is installed"
+    try:
+        shown = subprocess.run(
+            [program, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return [], f"nvidia-smi does not answer in {TIMEOUT_S:.0f} s"
+    if shown.returncode:
+        return [], f"nvidia-smi: {(shown.stdout + shown.stderr).strip().splitlines()[0]}"
+    return [_gpu(line) for line in shown.stdout.splitlines() if line.strip()], ""
+
+
+def _gpu(line: str) -> Gpu:
+    index, name, memory, used, driver = (part.strip() for part in line.split(","))
+    # Shared memory (Grace, Jetson) and MIG show "[N/A]".
+    return Gpu(int(index), name, _mib(memory), _mib(used), driver)
+
+
+def _mib(text: str) -> int:
+    return int(text) if text.isdigit() else 0

@@ -1,0 +1,74 @@
+"""What a check found, and what all checks have in common."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from workers.controller.config import TrainConfig
+
+
+class Status(Enum):
+    """How a check ended."""
+
+    ok = "ok"
+    warning = "warning"
+    """The run can start; something will be slower, less safe, or different from what was tested."""
+    failed = "failed"
+    """The run cannot work like this."""
+    skipped = "skipped"
+    """Does not apply here; the finding says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What was seen and, where that is not as it should be, what was expected and what to do."""
+
+    status: Status
+    seen: str
+    expected: str = ""
+    remedy: str = ""
+    output: str = ""
+    """The last lines that a check wrote which did not end by itself."""
+
+
+def ok(seen: str) -> Finding:
+    """All is well."""
+    return Finding(Status.ok, seen)
+
+
+def warning(seen: str, *, expected: str, remedy: str) -> Finding:
+    """The run can start."""
+    return Finding(Status.warning, seen, expected, remedy)
+
+
+def failed(seen: str, *, expected: str, remedy: str) -> Finding:
+    """The run cannot work."""
+    return Finding(Status.failed, seen, expected, remedy)
+
+
+def skipped(reason: str) -> Finding:
+    """Nothing to look at."""
+    return Finding(Status.skipped, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """A check that can be done: one question about this machine and this configuration."""
+
+    name: str
+    examine: Callable[[TrainConfig], Finding]
+    starts_processes: bool = False
+    """Takes more than a moment, because processes have to start; left out by `--fast`."""
+    of_node: bool = False
+    """About the machine that the run will be on; left out where a run is only submitted from here."""
+    timeout_s: float = 60.0
+    """After that, what it waits for is taken not to come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The answer."""
+
+    name: str
+    finding: Finding
+    seconds: float = 0.0
