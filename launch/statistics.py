@@ -13,7 +13,7 @@ from delta.errors import DataError
 
 WINDOW = 5
 """Steps in a running mean of the reward: the reward of one step is a mean over few problems."""
-NEUTRAL = {"seed", "label", "run_dir", "resume", "resume_from", "dry_run", "logger", "evaluation", "checkpoint"}
+NEUTRAL = {"seed", "label", "run_dir", "sweep", "nodes", "resume", "resume_from", "dry_run", "logger", "evaluation", "checkpoint"}
 NEUTRAL |= {"faults", "cluster", "verifier"}
 """Settings, or groups of them, that decide neither budget nor method."""
 METHOD = {"advantage", "credit", "surrogate", "aggregation", "importance", "regularization", "reward"}

@@ -17,6 +17,7 @@ FREE = {
     "dry_run",
     "label",
     "run_dir",
+    "sweep",
     "resume",
     "resume_from",
     "evaluation",
