@@ -23,7 +23,17 @@ from delta.errors import ConfigError, DeltaError
 from launch.command import EXIT_MEMBERS, EXIT_PREEMPTED, EXIT_USER_ERROR
 from launch.run_folder import held
 from launch.sweep.names import key_of, name_of_member, quoted, swept_keys, value_of
-from launch.sweep.record import Event, EventLog, Member, Sweep, check_folders, joined, make_folder, read_sweep, write_sweep
+from launch.sweep.record import (
+    Event,
+    EventLog,
+    Member,
+    Sweep,
+    check_folders,
+    joined,
+    make_folder,
+    read_sweep,
+    write_sweep,
+)
 from launch.sweep.state import Job, State, Status, status_of
 from workers.controller.checkpoints import CheckpointStore
 from workers.controller.config import TrainConfig
@@ -62,15 +72,19 @@ class SweepLauncher(Launcher):
             SystemExit: Not all are complete; the table says which.
         """
         if self._settings.hydra.sweeper.get("max_batch_size") is not None:
-            raise ConfigError("hydra.sweeper.max_batch_size: a sweep is one batch here; with hydra/launcher=slurm say "
-                              "how many members may be under way with hydra.launcher.at_once.")
+            raise ConfigError(
+                "hydra.sweeper.max_batch_size: a sweep is one batch here; with hydra/launcher=slurm say "
+                "how many members may be under way with hydra.launcher.at_once."
+            )
         folder = self._folder
         planned = self._planned(job_overrides, folder)
         self.check(planned)
         if self._settings.dry_run:
             self._try(planned)
             return [_done(plan) for plan in planned]
-        sweep = Sweep(folder=folder, command=("delta-train", *sys.argv[1:]), members=tuple(plan.member for plan in planned))
+        sweep = Sweep(
+            folder=folder, command=("delta-train", *sys.argv[1:]), members=tuple(plan.member for plan in planned)
+        )
         with held(folder, say=self.console.warn, name="sweep"):
             write_sweep(joined(sweep, read_sweep(folder)))
             self.log = EventLog(folder)
@@ -207,7 +221,9 @@ def _check_course(plan: Planned) -> None:
 
 def _tail(log: Path) -> str:
     try:
-        return "\n".join(f"  {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:])
+        return "\n".join(
+            f"  {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+        )
     except OSError as error:
         return f"  {error}"
 

@@ -1,7 +1,7 @@
 """Members of a sweep on this machine, one after another, each in a process of its own.
 
-A process of its own, because what a run leaves in a process (Ray's token and addresses, torch's groups and caches) is no
-business of the next one, and because a member that crashes must not take the others with it.
+Of its own, because what a run leaves in a process (Ray's token and addresses, torch's groups and caches) is no business
+of the next one, and because a member that crashes must not take the others with it.
 """
 
 import os
@@ -27,7 +27,7 @@ class LocalLauncher(SweepLauncher):
     """One member after another (`hydra/launcher=local`)."""
 
     def run(self, left: Sequence[Planned]) -> None:
-        """Run each member to its end; a signal to the sweep is passed on to the member under way, and ends the sweep."""
+        """Run each member to its end; a signal is passed on to the one under way, and ends the sweep."""
         for place, plan in enumerate(left, start=1):
             member = plan.member
             self.console.say(f"\nmember {place} of {len(left)}: {member.name} in {member.run_dir}")
@@ -65,7 +65,7 @@ class Process:
         self.pid = self._process.pid
 
     def follow(self) -> tuple[int, str, signal.Signals | None]:
-        """Show what it says until it ends: exit code, the reason of a failure, and the signal that the sweep was sent."""
+        """Show what it says to its end: exit code, reason of a failure, and the signal that the sweep was sent."""
         with self._signals_passed_on(), self._log:
             for piece in self._output():
                 self._log.write(piece)

@@ -39,7 +39,10 @@ def swept_keys(task: Sequence[str], params: Mapping[str, object] | None = None) 
         params: Of the sweeper, such as `hydra.sweeper.params`; a command line that fixes one of them wins.
     """
     parser = OverridesParser.create()
-    swept = {key_of(text): override.is_sweep_override() for text, override in zip(task, parser.parse_overrides(list(task)), strict=True)}
+    swept = {
+        key_of(text): override.is_sweep_override()
+        for text, override in zip(task, parser.parse_overrides(list(task)), strict=True)
+    }
     own = [str(key) for key in params or () if swept.get(str(key), True)]
     return [*own, *(key for key, several in swept.items() if several and key not in own)]
 

@@ -1,8 +1,9 @@
-"""What is written down about a sweep: `sweep.json`, its members, and `events.jsonl`, what the launcher did with them."""
+"""What is written down about a sweep: its members (`sweep.json`), and what happened to them (`events.jsonl`)."""
 
 import datetime
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
@@ -13,6 +14,7 @@ from workers.controller.metrics import JsonLines
 from workers.files import storage_errors, write_whole
 
 SWEEP = "sweep.json"
+FLAGS = ("true", "false", "null")
 EVENTS = "events.jsonl"
 
 
@@ -30,10 +32,11 @@ class Member:
 
     @property
     def method(self) -> str:
-        """What it has in common with members that differ in the seed: `credit=uniform, steps=40`; of one key, the value."""
+        """What it has in common with members that differ in the seed: `credit=uniform, steps=40`, or just `uniform`."""
         others = {key: value for key, value in self.choices.items() if key != "seed"}
-        if len(others) == 1:
-            return next(iter(others.values()))
+        names = [value for value in others.values() if re.fullmatch(r"[a-z]\w+", value) and value not in FLAGS]
+        if len(others) == len(names) == 1:
+            return names[0]
         return ", ".join(f"{key}={value}" for key, value in others.items())
 
 
@@ -97,7 +100,8 @@ def read_sweep(folder: Path) -> Sweep | None:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
-            f"{folder / SWEEP} is damaged: {error!r}. Delete it; the command of the sweep writes it anew and keeps its runs."
+            f"{folder / SWEEP} is damaged: {error!r}. Delete it: the command of the sweep writes it anew, and keeps "
+            "the runs."
         ) from error
 
 
@@ -165,6 +169,6 @@ def check_folders(members: Sequence[Member]) -> None:
     for member in members:
         if (twin := seen.setdefault(member.run_dir, member.name)) != member.name:
             raise DataError(
-                f"{twin} and {member.name} have the same run_dir={member.run_dir}. Leave run_dir out, or make it depend "
-                "on what is swept, as in 'run_dir=runs/${label}-${seed}'."
+                f"{twin} and {member.name} have the same run_dir={member.run_dir}. Leave run_dir out, or make it "
+                "depend on what is swept, as in 'run_dir=runs/${label}-${seed}'."
             )
