@@ -2,7 +2,7 @@
 
 Hydra composes the members and hands their overrides to a launcher. Ours differ from Hydra's in that a member that fails
 does not keep the others from running, and in that the same command given again skips what is complete. How a member
-is run is the business of the subclasses in `launch.sweep.local` and `launch.sweep.slurm`.
+is run is the business of the subclasses in `launch.sweep.local` and `launch.sweep.submitted`.
 """
 
 import abc
@@ -12,17 +12,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
-from rich.table import Table
 
 from delta.errors import ConfigError, DeltaError
 from launch.command import EXIT_MEMBERS, EXIT_PREEMPTED, EXIT_USER_ERROR
 from launch.run_folder import held
 from launch.sweep.names import key_of, name_of_member, quoted, swept_keys, value_of
+from launch.sweep.queue import jobs_as_far_as_known
+from launch.sweep.reason import tail
 from launch.sweep.record import (
     Event,
     EventLog,
@@ -32,16 +34,15 @@ from launch.sweep.record import (
     joined,
     make_folder,
     read_sweep,
+    submitted,
     write_sweep,
 )
 from launch.sweep.state import Job, State, Status, status_of
+from launch.sweep.watch import table_of
 from workers.controller.checkpoints import CheckpointStore
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.trajectory import check_same_trajectory, trajectory_of
-
-LOG_LINES = 12
-"""Of the log of a failed member that are shown at the end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,28 +118,19 @@ class SweepLauncher(Launcher):
         """Where the output of a member is."""
         return member.run_dir / "output.log"
 
-    def jobs(self, events: Sequence[Event]) -> dict[str, Job]:
-        """What a scheduler says about the jobs of the events."""
-        return {}
+    def jobs(self, submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
+        """What a scheduler says about the jobs of members that were submitted, by member."""
+        return jobs_as_far_as_known(submitted)
 
     def statuses(self, planned: Sequence[Planned]) -> dict[str, Status]:
         """How the members are doing, by name."""
         events = self.log.last()
-        own = [event for plan in planned if (event := events.get(plan.member.name))]
-        jobs = self.jobs(own)
+        jobs = self.jobs(submitted([plan.member for plan in planned], events))
         return {
-            plan.member.name: status_of(plan.member, events.get(plan.member.name), jobs, steps=plan.config.steps)
+            name: status_of(plan.member, events.get(name), jobs.get(name), steps=plan.config.steps)
             for plan in planned
+            for name in [plan.member.name]
         }
-
-    def table(self, statuses: dict[str, Status]) -> Table:
-        """A line for each member."""
-        table = Table()
-        for column in ("member", "state", "step"):
-            table.add_column(column, overflow="fold")
-        for name, status in statuses.items():
-            table.add_row(name, status.text, f"{status.step}/{status.steps}")
-        return table
 
     def _planned(self, job_overrides: Sequence[Sequence[str]], folder: Path) -> list[Planned]:
         hydra = self._settings.hydra
@@ -151,11 +143,12 @@ class SweepLauncher(Launcher):
             with open_dict(settings):
                 del settings["hydra"]
             # The run folder of a single run has the time in its name: no place to go on in.
-            if "${now:" in OmegaConf.to_container(settings, resolve=False)["run_dir"]:
+            raw: Any = OmegaConf.to_container(settings, resolve=False)
+            if "${now:" in raw["run_dir"]:
                 settings.run_dir = str(folder / name)
             run_dir = Path(os.path.abspath(settings.run_dir))
             try:
-                config: TrainConfig = OmegaConf.to_object(settings)
+                config: Any = OmegaConf.to_object(settings)
             except ValueError as error:
                 raise ConfigError(f"{name}: {error}") from error
             own = [text for text in overrides if not key_of(text).startswith("hydra") and key_of(text) != "run_dir"]
@@ -192,12 +185,12 @@ class SweepLauncher(Launcher):
             SystemExit: Not all members are complete.
         """
         statuses = self.statuses(planned)
-        self.console.console.print(self.table(statuses))
+        self.console.console.print(table_of(statuses))
         failed = [plan.member for plan in planned if statuses[plan.member.name].state is State.failed]
         for member in failed:
             log = self.log_of(member)
             self.console.warn(f"{member.name} failed; the end of {log}:")
-            self.console.console.print(_tail(log), markup=False)
+            self.console.console.print(tail(log), markup=False)
         self.console.say(f"what came out: delta-report sweep={quoted(folder)}")
         if all(status.state is State.complete for status in statuses.values()):
             return
@@ -217,15 +210,6 @@ def _check_course(plan: Planned) -> None:
         now, then = trajectory_of(plan.config, ()), dict(manifest.trajectory)
         then["data_hash"] = now["data_hash"]  # the problems are read, and compared, when it starts
         check_same_trajectory(now, then, folder=checkpoint)
-
-
-def _tail(log: Path) -> str:
-    try:
-        return "\n".join(
-            f"  {line}" for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
-        )
-    except OSError as error:
-        return f"  {error}"
 
 
 def _done(plan: Planned) -> JobReturn:

@@ -16,8 +16,11 @@ from datetime import datetime
 from pathlib import Path
 from types import FrameType
 
+from delta.errors import ConfigError
 from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED
+from launch.submit.config import SubmittedConfig
 from launch.sweep.launcher import Planned, SweepLauncher
+from launch.sweep.reason import reason_in
 from launch.sweep.record import Event, Member, What
 from workers.files import storage_errors
 from workers.signals import SIGNALS, handlers_kept
@@ -25,6 +28,12 @@ from workers.signals import SIGNALS, handlers_kept
 
 class LocalLauncher(SweepLauncher):
     """One member after another (`hydra/launcher=local`)."""
+
+    def check(self, planned: Sequence[Planned]) -> None:
+        """Also that the members are to run here."""
+        SweepLauncher.check(self, planned)
+        if any(isinstance(plan.config.cluster, SubmittedConfig) for plan in planned):
+            raise ConfigError("members run here, and cluster is not local: add hydra/launcher=slurm to submit them.")
 
     def run(self, left: Sequence[Planned]) -> None:
         """Run each member to its end; a signal is passed on to the one under way, and ends the sweep."""
@@ -104,6 +113,4 @@ class Process:
             return ""
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"
-        said = self._path.read_bytes()[self._begin :].decode("utf-8", errors="replace").splitlines()
-        errors = [line.removeprefix("error: ") for line in said if line.startswith("error: ")]
-        return (errors or [line for line in said if line.strip()] or [f"it ended with {code}"])[-1].strip()
+        return reason_in(self._path, since=self._begin) or f"it ended with code {code}"

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from launch.sweep.local import LocalLauncher
 from launch.sweep.names import folder_of_sweep
+from launch.sweep.submitted import SubmitLauncher
 
 PACKAGE, MODULE = "hydra_plugins", "delta"
 
@@ -21,7 +22,7 @@ def register_launchers() -> None:
     known = Plugins.instance()  # imports the plugins that others installed, so the package is there if it ever will be
     module = sys.modules.setdefault(f"{PACKAGE}.{MODULE}", ModuleType(f"{PACKAGE}.{MODULE}"))
     setattr(sys.modules.setdefault(PACKAGE, ModuleType(PACKAGE)), MODULE, module)
-    for launcher in (LocalLauncher,):
+    for launcher in (LocalLauncher, SubmitLauncher):
         launcher.__module__ = module.__name__
         setattr(module, launcher.__name__, launcher)
         known.register(launcher)

@@ -4,7 +4,7 @@ import datetime
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -153,6 +153,12 @@ class EventLog:
     def last(self) -> dict[str, Event]:
         """The last event of each member that has any."""
         return {row["member"]: Event(**(row | {"what": What(row["what"])})) for row in self._file.rows()}
+
+
+def submitted(members: Iterable[Member], events: Mapping[str, Event]) -> list[tuple[Member, Event]]:
+    """Members whose last event is that a scheduler was given their job, with that event."""
+    last = [(member, events.get(member.name)) for member in members]
+    return [(member, event) for member, event in last if event is not None and event.what is What.submitted]
 
 
 def _within(path: Path, folder: Path) -> str:

@@ -15,7 +15,8 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from delta.errors import DataError
 from launch.run_folder import SETTINGS
 from launch.statistics import Measured, Run
-from launch.sweep.record import EventLog, Member, read_sweep
+from launch.sweep.queue import jobs_as_far_as_known
+from launch.sweep.record import EventLog, Member, read_sweep, submitted
 from launch.sweep.state import State, Status, status_of
 from workers.controller.metrics import JsonLines
 
@@ -51,7 +52,8 @@ def find_members(folder: Path) -> list[Found]:
             "(config.yaml) somewhere below it."
         )
     events = EventLog(folder).last()
-    found = [_found(member, status_of(member, events.get(member.name))) for member in members]
+    jobs = jobs_as_far_as_known(submitted(members, events))
+    found = [_found(one, status_of(one, events.get(one.name), jobs.get(one.name))) for one in members]
     _refuse_twins(found)
     return found
 

@@ -2,10 +2,10 @@
 
 import json
 import socket
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import psutil
 from omegaconf import OmegaConf
@@ -33,6 +33,19 @@ class State(Enum):
     """It has begun, and nothing says what it is doing now: no launcher started it."""
 
 
+UNDER_WAY = (State.waiting, State.running)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A member's job, as the scheduler knows it or as it ended."""
+
+    state: State
+    detail: str = ""
+    code: int | None = None
+    """How it ended."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """What is known of a member."""
@@ -44,6 +57,8 @@ class Status:
     """Those that it will have made; None as long as it has no settings."""
     detail: str = ""
     """Why it waits or failed."""
+    code: int | None = None
+    """How it ended, if it has."""
 
     @property
     def text(self) -> str:
@@ -52,51 +67,43 @@ class Status:
         return f"{self.state.value}{at}{f': {self.detail}' if self.detail else ''}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """A job that the scheduler knows."""
-
-    state: State
-    """Waiting or running; of a job that has ended, complete where it ended with 0, else preempted or failed."""
-    detail: str = ""
-
-
-def status_of(
-    member: Member, event: Event | None, jobs: Mapping[str, Job] | None = None, *, steps: int | None = None
-) -> Status:
+def status_of(member: Member, event: Event | None, job: Job | None = None, *, steps: int | None = None) -> Status:
     """How a member is doing.
 
     Args:
         member: Which.
         event: The last one of it.
-        jobs: What the scheduler says, by job id; None if it was not asked.
+        job: Where that is a submission, what became of it; None if nobody was asked.
         steps: That it shall make; None reads them from its folder.
     """
     steps = steps if steps is not None else steps_wanted(member.run_dir)
     finished = finished_steps(member.run_dir)
     if finished is not None and steps is not None and finished >= steps:
         return Status(state=State.complete, step=finished, steps=steps)
-    state, detail = _unfinished(member, event, jobs or {})
-    return Status(state=state, step=steps_done(member.run_dir), steps=steps, detail=detail)
+    now = _unfinished(member, event, job)
+    step = steps_done(member.run_dir)
+    return Status(state=now.state, step=step, steps=steps, detail=now.detail, code=now.code)
 
 
-def _unfinished(member: Member, event: Event | None, jobs: Mapping[str, Job]) -> tuple[State, str]:
+def _unfinished(member: Member, event: Event | None, job: Job | None) -> Job:
+    """The same for a process as for a job."""
     if event is None:
-        return (State.incomplete, "") if (member.run_dir / SETTINGS).exists() else (State.waiting, "not begun")
+        begun = (member.run_dir / SETTINGS).exists()
+        return Job(state=State.incomplete) if begun else Job(state=State.waiting, detail="not begun")
     match event.what:
-        case What.ended if event.code in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
-            return State.preempted, event.reason
+        case What.ended if event.code in (EXIT_PREEMPTED, EXIT_INTERRUPTED, None):
+            return Job(state=State.preempted, detail=event.reason, code=event.code)
         case What.ended if event.code == 0:
-            return State.waiting, "its files are gone or it has more steps to make"
+            return Job(state=State.waiting, detail="its files are gone, or it has more steps to make")
         case What.ended:
-            return State.failed, event.reason
+            return Job(state=State.failed, detail=event.reason, code=event.code)
         case What.submitted:
-            job = jobs.get(event.job, Job(state=State.incomplete, detail=f"job {event.job}, which was not asked about"))
-            return job.state, job.detail
+            return job or Job(state=State.incomplete, detail=f"job {event.job}, which was not asked about")
         case What.started if event.host != socket.gethostname():
-            return State.running, f"on {event.host} since {event.time}, as far as is known here"
-        case _:
-            return (State.running, "") if _lives(event.pid, member) else (State.preempted, "its process was killed")
+            return Job(state=State.running, detail=f"on {event.host} since {event.time}, as far as is known here")
+        case _ if _lives(event.pid, member):
+            return Job(state=State.running)
+    return Job(state=State.preempted, detail="its process was killed")
 
 
 def _lives(pid: int, member: Member) -> bool:
@@ -116,6 +123,7 @@ def steps_done(run_dir: Path) -> int:
 def steps_wanted(run_dir: Path) -> int | None:
     """`steps` of the run's settings; None without readable ones."""
     try:
-        return int(OmegaConf.load(run_dir / SETTINGS)["steps"])
+        settings: Any = OmegaConf.load(run_dir / SETTINGS)
+        return int(settings["steps"])
     except (OSError, YAMLError, OmegaConfBaseException, KeyError, TypeError, ValueError, json.JSONDecodeError):
         return None
