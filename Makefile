@@ -32,7 +32,7 @@ train: $(READY)  ## set up and train on this machine; ARGS="seed=2 steps=50" cha
 
 compare: $(READY)  ## DelTA, its rivals and its ablations, five seeds each (about an hour), then the table
 	@$(BIN)/python -m launch.train experiment=compare $(ARGS)
-	@$(BIN)/python -m launch.compare runs/compare
+	@$(BIN)/python -m launch.sweep sweep=runs/compare
 
 setup: $(DEV)  ## set up everything and run nothing
 

@@ -82,7 +82,6 @@ setup(
             "delta-submit = launch.submit.__main__:main",
             "delta-report = launch.sweep.__main__:main",
             "delta-doctor = launch.doctor.__main__:main",
-            "delta-compare = launch.compare:main",
             "delta-verify = launch.verify:main",
             "delta-eval = launch.evaluate:main",
             "delta-export = launch.export:main",

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 EXIT_USER_ERROR = 2
 """Something the user can mend; the message says what."""
 
+EXIT_MEMBERS = 3
+"""Members of a sweep failed; all others were brought to their end."""
+
 EXIT_INTERRUPTED = 130
 """Ended by Ctrl-C; the run folder holds a checkpoint."""
 
@@ -54,6 +57,7 @@ def run_configured(task: Callable[[Any, "DictConfig"], int], *, config_name: str
 
     from launch.overrides import check_overrides
     from launch.schema import register
+    from launch.sweep.plugins import register_launchers
 
     @hydra.main(version_base="1.3", config_path="../conf", config_name=config_name)
     def composed(settings: "DictConfig") -> None:
@@ -66,6 +70,7 @@ def run_configured(task: Callable[[Any, "DictConfig"], int], *, config_name: str
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach `errors_explained` instead of Hydra's own handler
     register()
+    register_launchers()
     with errors_explained():
         check_overrides(sys.argv[1:], config_name=config_name)
         composed()

@@ -1,12 +1,10 @@
 """What is left of a run: `summary.json`, `curves.png`, and the closing words on the terminal.
 
-Everything is computed from the files of the run folder, so a report can be made again at any time:
-`python -m launch.report RUN_DIR`.
+Everything is computed from the files of the run folder; `delta-report run=FOLDER` shows it again.
 """
 
 import json
 import statistics
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -175,9 +173,3 @@ def _examples(before: Sequence[Row], after: Sequence[Row]) -> list[tuple[Row, Ro
 def _one_line(text: str, *, width: int = 100) -> str:
     line = text.replace("\n", " ⏎ ")
     return line if len(line) <= width else f"{line[: width - 3]}..."
-
-
-if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    write(folder, seed=json.loads((folder / SUMMARY).read_text())["seed"])
-    show(folder, Console())

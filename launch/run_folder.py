@@ -49,7 +49,7 @@ def open_run_dir(config: TrainConfig) -> Path:
 
 
 @contextlib.contextmanager
-def held(run_dir: Path, *, say: Callable[[str], None]) -> Iterator[Hold]:
+def held(run_dir: Path, *, say: Callable[[str], None], name: str = "run_dir") -> Iterator[Hold]:
     """Keep other drivers out of the folder while the block lasts: they would clear away each other's checkpoints.
 
     The operating system lets go of it when this process ends, however it ends. Where locks do not reach other nodes
@@ -58,6 +58,7 @@ def held(run_dir: Path, *, say: Callable[[str], None]) -> Iterator[Hold]:
     Args:
         run_dir: The folder.
         say: Told where the file system has no locks, as some cluster file systems do not.
+        name: Of the setting that names the folder.
 
     Raises:
         ConfigError: Another driver holds it.
@@ -70,7 +71,7 @@ def held(run_dir: Path, *, say: Callable[[str], None]) -> Iterator[Hold]:
             file.seek(0)
             who = file.read().decode() or "it does not say which"
             raise ConfigError(
-                f"run_dir={run_dir} is in use by another run ({who}). Wait for it, end it, or choose another folder."
+                f"{name}={run_dir} is in use by another run ({who}). Wait for it, end it, or choose another folder."
             ) from error
         except OSError as error:
             if error.errno not in NO_LOCKS:

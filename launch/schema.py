@@ -31,6 +31,7 @@ from delta.surrogates import SurrogateConfig
 from launch.evaluation import EvalConfig
 from launch.submit.kuberay.config import KubeRayConfig
 from launch.submit.slurm.config import SlurmConfig
+from launch.sweep.config import ReportConfig
 from launch.verification import VerifyConfig
 from workers.cluster import ClusterConfig
 from workers.controller.config import TrainConfig
@@ -75,6 +76,7 @@ def register() -> None:
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="verify_schema", node=VerifyConfig)
     store.store(name="eval_schema", node=EvalConfig)
+    store.store(name="report_schema", node=ReportConfig)
     for group, variants in VARIANTS.items():
         for name, schema in variants.items():
             store.store(group=group, name=f"{name}_schema", node=schema)

@@ -1,6 +1,6 @@
 """Statistics of a sweep: runs reduced to a few numbers, methods to means over their seeds, pairs of runs to a test.
 
-Numbers in, numbers out. Finding and reading the runs, and showing the result, is `launch.compare`.
+Numbers in, numbers out. Finding and reading the runs is `launch.sweep.runs`, showing the result `launch.sweep.report`.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +13,19 @@ from delta.errors import DataError
 
 WINDOW = 5
 """Steps in a running mean of the reward: the reward of one step is a mean over few problems."""
-NEUTRAL = {"seed", "label", "run_dir", "resume", "resume_from", "dry_run", "logger", "evaluation", "checkpoint"}
+NEUTRAL = {
+    "seed",
+    "label",
+    "run_dir",
+    "sweep",
+    "nodes",
+    "resume",
+    "resume_from",
+    "dry_run",
+    "logger",
+    "evaluation",
+    "checkpoint",
+}
 NEUTRAL |= {"faults", "cluster", "verifier"}
 """Settings, or groups of them, that decide neither budget nor method."""
 METHOD = {"advantage", "credit", "surrogate", "aggregation", "importance", "regularization", "reward"}
@@ -21,6 +33,15 @@ METHOD |= {"rollout.max_refills"}
 """Those that make the method. All others must be equal for a fair comparison."""
 MAX_PAIRS = 24
 """The exact test holds 2^n sums in memory: some hundred MiB for 24 pairs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Held-out accuracy after some steps."""
+
+    step: int
+    greedy: float
+    sampled: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,9 +55,23 @@ class Run:
     """Of `config.yaml`, by dotted name."""
     rewards: Sequence[float]
     """Mean reward of each training step."""
-    sampled_accuracy: float
-    """Held out, after the last step; so is the next."""
-    greedy_accuracy: float
+    measured: Sequence[Measured]
+    """By step; the last is that after the last step."""
+    hours: float = 0.0
+    """GPU-hours, or CPU-hours without GPUs: seconds of training steps times what the run held; starting, measuring and
+    steps that were lost and made again are not in it."""
+    tokens: int = 0
+    """Generated for training."""
+
+    @property
+    def final(self) -> Measured:
+        """After the last step."""
+        return self.measured[-1]
+
+    @property
+    def best(self) -> Measured:
+        """Where sampled accuracy, the less noisy one, was highest first."""
+        return max(self.measured, key=lambda measured: measured.sampled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +104,17 @@ class Method:
     method: str
     seeds: tuple[int, ...]
     sampled_accuracy: Estimate
+    """Held out, after the last step; so is the next."""
     greedy_accuracy: Estimate
+    best_sampled_accuracy: Estimate
+    """Of all measurements of a run. A maximum over noisy values: it is above what the policy can do, the more so the
+    more often it was measured."""
+    best_greedy_accuracy: Estimate
+    best_step: Estimate
+    """Where sampled accuracy was best first."""
+    hours: Estimate
+    """Of a run; so are the tokens."""
+    tokens: Estimate
     reward_last_quarter: Estimate
     """Mean reward of the last quarter of the steps."""
     reward_area: Estimate
@@ -99,10 +144,13 @@ def summarize(runs: Sequence[Run], *, threshold: float, baseline: str | None) ->
         by_method.setdefault(run.method, {})[run.seed] = run
 
     def accuracies(method: str) -> dict[int, float]:
-        return {seed: run.sampled_accuracy for seed, run in by_method[method].items()}
+        return {seed: run.final.sampled for seed, run in by_method[method].items()}
 
     def areas(method: str) -> dict[int, float]:
         return {seed: float(np.mean(run.rewards)) for seed, run in by_method[method].items()}
+
+    def over(values: Mapping[int, Run], value: Callable[[Run], float]) -> Estimate:
+        return estimate([value(run) for run in values.values()])
 
     methods = []
     for name, seeds in by_method.items():
@@ -114,9 +162,14 @@ def summarize(runs: Sequence[Run], *, threshold: float, baseline: str | None) ->
             Method(
                 method=name,
                 seeds=tuple(seeds),
-                sampled_accuracy=estimate(list(accuracies(name).values())),
-                greedy_accuracy=estimate([run.greedy_accuracy for run in seeds.values()]),
-                reward_last_quarter=estimate([float(np.mean(last_quarter(run.rewards))) for run in seeds.values()]),
+                sampled_accuracy=over(seeds, lambda run: run.final.sampled),
+                greedy_accuracy=over(seeds, lambda run: run.final.greedy),
+                best_sampled_accuracy=over(seeds, lambda run: run.best.sampled),
+                best_greedy_accuracy=over(seeds, lambda run: max(measured.greedy for measured in run.measured)),
+                best_step=over(seeds, lambda run: run.best.step),
+                hours=over(seeds, lambda run: run.hours),
+                tokens=over(seeds, lambda run: run.tokens),
+                reward_last_quarter=over(seeds, lambda run: float(np.mean(last_quarter(run.rewards)))),
                 reward_area=estimate(list(areas(name).values())),
                 steps_to_threshold=estimate([step for step in reached.values() if step is not None]),
                 seeds_below_threshold=tuple(seed for seed, step in reached.items() if step is None),
@@ -214,10 +267,15 @@ def sign_flip_p_value(differences: Sequence[float]) -> float:
     return float(np.mean(np.abs(sums) >= abs(sums[0]) - tolerance))
 
 
-def unequal(runs: Sequence[Run]) -> list[str]:
-    """What makes the comparison of these runs less than fair, in words."""
+def unequal(runs: Sequence[Run], *, swept: Collection[str] = ()) -> list[str]:
+    """What makes the comparison of these runs less than fair, in words.
+
+    Args:
+        runs: All that are compared.
+        swept: Settings, or groups of them, that are meant to differ.
+    """
     warnings = []
-    if different := _differences(runs, lambda key: not _within(key, NEUTRAL | METHOD)):
+    if different := _differences(runs, lambda key: not _within(key, NEUTRAL | METHOD | {*swept})):
         warnings.append(f"budgets were not equal, the runs differ in {different}")
     by_method = {name: [run for run in runs if run.method == name] for name in sorted({run.method for run in runs})}
     for name, own in by_method.items():
@@ -233,7 +291,8 @@ def unequal(runs: Sequence[Run]) -> list[str]:
 
 
 def _within(name: str, settings: Collection[str]) -> bool:
-    return name in settings or name.split(".")[0] in settings
+    parts = name.split(".")
+    return any(".".join(parts[:end]) in settings for end in range(1, len(parts) + 1))
 
 
 def _differences(runs: Sequence[Run], concerns: Callable[[str], bool]) -> str:

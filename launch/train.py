@@ -81,6 +81,9 @@ def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     end_on_signals()
+    from launch.sweep.arguments import with_cluster
+
+    sys.argv[1:] = with_cluster(sys.argv[1:])
     try:
         run_configured(train, config_name="train")
     except Ended as ended:

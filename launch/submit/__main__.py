@@ -22,6 +22,7 @@ from launch.submit.config import SubmittedConfig
 from launch.submit.kuberay.config import KubeRayConfig
 from launch.submit.plan import plan_for, unseen
 from launch.submit.slurm.config import SlurmConfig
+from launch.sweep.arguments import detached
 from workers.controller.config import TrainConfig
 from workers.warm_start.config import PretrainedModelConfig
 
@@ -139,7 +140,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     lint = "--lint" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--lint"]
+    sys.argv = detached([argument for argument in sys.argv if argument != "--lint"], lint=lint)
     run_configured(functools.partial(submit, lint=lint), config_name="train")
 
 

@@ -9,6 +9,7 @@ import pytest
 from delta.errors import DataError
 from launch.statistics import (
     MAX_PAIRS,
+    Measured,
     Run,
     estimate,
     last_quarter,
@@ -22,7 +23,8 @@ from launch.statistics import (
 
 
 def run(method: str, seed: int, **fields) -> Run:
-    defaults = {"folder": f"{method}/seed{seed}", "rewards": [0.5] * 8, "sampled_accuracy": 0.5, "greedy_accuracy": 0.5}
+    measured = [Measured(8, fields.pop("greedy_accuracy", 0.5), fields.pop("sampled_accuracy", 0.5))]
+    defaults = {"folder": f"{method}/seed{seed}", "rewards": [0.5] * 8, "measured": measured}
     return Run(method=method, seed=seed, **(defaults | fields))
 
 

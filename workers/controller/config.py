@@ -93,6 +93,9 @@ class TrainConfig:
     """Name of the method in comparisons; the files of `conf/algorithm` set it."""
     run_dir: str = ""
     """Folder of the run."""
+    sweep: str = ""
+    """With `--multirun`, the folder of the sweep, in which the run folders of its members are; empty makes one of what
+    is swept."""
     nodes: int = 1
     """Nodes of the cluster; learner ranks and engines are spread over them."""
     resume: Resume = Resume.auto

@@ -61,17 +61,13 @@ def is_complete(config: TrainConfig, *, train: Sequence[Prompt], run_dir: Path, 
         return False
     folder, manifest = found
     check_same_trajectory(trajectory_of(config, train), manifest.trajectory, folder=folder)
-    return (
-        manifest.step >= config.steps
-        and (run_dir / "export" / "config.json").exists()
-        and _steps_in_summary(run_dir) == manifest.step
-    )
+    return manifest.step >= config.steps and finished_steps(run_dir) == manifest.step
 
 
-def _steps_in_summary(run_dir: Path) -> int | None:
-    """Of the last time that the run came to its end; None if it never has."""
+def finished_steps(run_dir: Path) -> int | None:
+    """Steps of the last time that the run came to its end, summed up and exported; None if it never has."""
     try:
         summary: dict[str, Any] = json.loads((run_dir / SUMMARY).read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError):
         return None
-    return int(summary["steps"])
+    return int(summary["steps"]) if (run_dir / "export" / "config.json").exists() else None

@@ -17,6 +17,7 @@ FREE = {
     "dry_run",
     "label",
     "run_dir",
+    "sweep",
     "nodes",
     "resume",
     "resume_from",

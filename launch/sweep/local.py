@@ -1,0 +1,116 @@
+"""Members of a sweep on this machine, one after another, each in a process of its own.
+
+Of its own, because what a run leaves in a process (Ray's token and addresses, torch's groups and caches) is no business
+of the next one, and because a member that crashes must not take the others with it.
+"""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+
+from delta.errors import ConfigError
+from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED
+from launch.submit.config import SubmittedConfig
+from launch.sweep.launcher import Planned, SweepLauncher
+from launch.sweep.reason import reason_in
+from launch.sweep.record import Event, Member, What
+from workers.files import storage_errors
+from workers.signals import SIGNALS, handlers_kept
+
+
+class LocalLauncher(SweepLauncher):
+    """One member after another (`hydra/launcher=local`)."""
+
+    def check(self, planned: Sequence[Planned]) -> None:
+        """Also that the members are to run here."""
+        SweepLauncher.check(self, planned)
+        if any(isinstance(plan.config.cluster, SubmittedConfig) for plan in planned):
+            raise ConfigError("members run here, and cluster is not local: add hydra/launcher=slurm to submit them.")
+
+    def run(self, left: Sequence[Planned]) -> None:
+        """Run each member to its end; a signal is passed on to the one under way, and ends the sweep."""
+        for place, plan in enumerate(left, start=1):
+            member = plan.member
+            self.console.say(f"\nmember {place} of {len(left)}: {member.name} in {member.run_dir}")
+            process = Process(member, self.log_of(member))
+            self.log.add(Event(member=member.name, what=What.started, pid=process.pid, host=socket.gethostname()))
+            code, reason, told = process.follow()
+            self.log.add(Event(member=member.name, what=What.ended, code=code, reason=reason))
+            if told is not None:
+                self.console.say(f"\nthe sweep was ended by {told.name}; the same command goes on.")
+                raise SystemExit(EXIT_INTERRUPTED if told is signal.SIGINT else EXIT_PREEMPTED)
+
+
+class Process:
+    """A run whose output goes to the terminal and to a log."""
+
+    def __init__(self, member: Member, log: Path) -> None:
+        """Start it."""
+        command = [sys.executable, "-m", "launch.train", *member.overrides]
+        with storage_errors(f"cannot write {log}", remedy="Choose another sweep=FOLDER."):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            self._log = log.open("ab", buffering=0)
+            self._log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(command)}\n".encode())
+        self._begin = self._log.tell()
+        self._path = log
+        self._told: signal.Signals | None = None
+        # In a session of its own, so that Ctrl-C reaches it once: a second signal would end it without a checkpoint.
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        self.pid = self._process.pid
+
+    def follow(self) -> tuple[int, str, signal.Signals | None]:
+        """Show what it says to its end: exit code, reason of a failure, and the signal that the sweep was sent."""
+        with self._signals_passed_on(), self._log:
+            for piece in self._output():
+                self._log.write(piece)
+                sys.stdout.buffer.write(piece)
+                sys.stdout.buffer.flush()
+            code = self._process.wait()
+        return code, self._reason(code), self._told
+
+    def _output(self) -> Iterator[bytes]:
+        """What it writes; processes that it left behind may hold the other end, and are not waited for."""
+        assert self._process.stdout is not None
+        source = self._process.stdout.fileno()
+        while True:
+            ended = self._process.poll() is not None
+            if select.select([source], [], [], 0.0 if ended else 0.2)[0]:
+                if not (piece := os.read(source, 65536)):
+                    return
+                yield piece
+            elif ended:
+                return
+
+    @contextmanager
+    def _signals_passed_on(self) -> Iterator[None]:
+        def pass_on(number: int, _: FrameType | None) -> None:
+            self._told = self._told or signal.Signals(number)
+            self._process.send_signal(number)
+
+        with handlers_kept():
+            for number in SIGNALS:
+                signal.signal(number, pass_on)
+            yield
+
+    def _reason(self, code: int) -> str:
+        """The error that it ended with, else its last line."""
+        if code == 0:
+            return ""
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return reason_in(self._path, since=self._begin) or f"it ended with code {code}"

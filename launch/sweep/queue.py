@@ -1,0 +1,69 @@
+"""What Slurm knows about the jobs of a sweep, and how those ended that it has forgotten."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from delta.errors import SubmissionError
+from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED
+from launch.submit.slurm.backend import run
+from launch.submit.slurm.marks import ENDED, Marks
+from launch.sweep.reason import reason_in
+from launch.sweep.record import Event, Member
+from launch.sweep.state import Job, State
+
+QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD", "SUSPENDED", "STOPPED")
+"""Slurm's states of a job that holds no nodes, or is not let run on them."""
+REMEMBERED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
+"""Those of one that is over, which squeue may still show for a moment."""
+
+
+def log_of(member: Member) -> Path:
+    """Output of all jobs of a member."""
+    return member.run_dir / "job" / "slurm.log"
+
+
+def jobs_of(submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
+    """How the members' jobs are doing, by member.
+
+    Raises:
+        SubmissionError: Slurm cannot be asked.
+    """
+    if not submitted:
+        return {}
+    shown = [line.split("|", 2) for line in run("squeue", "--noheader", "--me", "--format=%i|%T|%R").splitlines()]
+    queue = {job: (state, detail) for job, state, detail in shown if state not in REMEMBERED}
+    return {member.name: _job(member, event.job, queue.get(event.job)) for member, event in submitted}
+
+
+def jobs_as_far_as_known(submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
+    """The same where Slurm may not be there to be asked, such as on another machine."""
+    try:
+        return jobs_of(submitted)
+    except SubmissionError as error:
+        return {
+            member.name: _ended(member, event.job) or Job(state=State.incomplete, detail=f"job {event.job}; {error}")
+            for member, event in submitted
+        }
+
+
+def _job(member: Member, job_id: str, queued: tuple[str, str] | None) -> Job:
+    if queued is None:
+        gone = Job(state=State.preempted, detail=f"job {job_id} was cancelled or lost, and did not say how it ended")
+        return _ended(member, job_id) or gone
+    state, detail = queued
+    if state in QUEUED:
+        return Job(state=State.waiting, detail=f"job {job_id}, {state.lower()} {detail}")
+    return Job(state=State.running, detail=f"job {job_id} on {detail}" if state == "RUNNING" else f"job {job_id}")
+
+
+def _ended(member: Member, job_id: str) -> Job | None:
+    """How the last start of a job ended; None if it never said so."""
+    starts = sorted((member.run_dir / "job").glob(f"start-{job_id}-*"), key=lambda path: int(path.name.rsplit("-")[-1]))
+    code = Marks(starts[-1]).read(ENDED).strip() if starts else ""
+    if not code:
+        return None
+    if int(code) in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
+        return Job(state=State.preempted, code=int(code), detail=f"job {job_id} was not put back into the queue")
+    if int(code) == 0:
+        return Job(state=State.complete, code=0)  # its files may not be visible here yet
+    return Job(state=State.failed, code=int(code), detail=reason_in(log_of(member)))

@@ -1,0 +1,159 @@
+"""Members of a sweep as jobs of a cluster: each is exactly what delta-submit would send.
+
+The launcher sends them, watches them, and says how they ended. Nothing depends on it: jobs are preempted, requeued and
+finished without it. When it is ended by Ctrl-C, or by whatever else happens on login nodes, the same command comes back
+to the jobs that are under way.
+"""
+
+import signal
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from delta.errors import ConfigError, SubmissionError
+from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR
+from launch.submit.__main__ import backend_for
+from launch.submit.config import SubmittedConfig
+from launch.submit.plan import Plan, plan_for
+from launch.submit.slurm.config import SlurmConfig
+from launch.sweep.launcher import Planned, SweepLauncher
+from launch.sweep.queue import jobs_as_far_as_known, jobs_of, log_of
+from launch.sweep.record import Event, Member, What
+from launch.sweep.state import UNDER_WAY, Job, State, Status
+from launch.sweep.watch import view_on
+from workers.controller.console import RunConsole
+from workers.signals import Ended
+
+
+class SubmitLauncher(SweepLauncher):
+    """One job per member (`hydra/launcher=slurm`)."""
+
+    def __init__(self, *, at_once: int, wait: bool, poll_s: float) -> None:
+        """Take the settings of `conf/hydra/launcher`.
+
+        Args:
+            at_once: Jobs that may be waiting or running at a time; 0 is all.
+            wait: Stay until all members are done, and end with their success or failure.
+            poll_s: How often the queue is looked at.
+        """
+        if at_once < 0 or poll_s <= 0:
+            raise ConfigError(
+                f"hydra.launcher.at_once={at_once}, hydra.launcher.poll_s={poll_s:g}: expected 0 or more jobs (0 is "
+                "all) and more than 0 s."
+            )
+        if at_once and not wait:
+            raise ConfigError(
+                f"hydra.launcher.at_once={at_once} needs hydra.launcher.wait=true: somebody has to send the others."
+            )
+        self._at_once, self._wait, self._poll_s = at_once, wait, poll_s
+
+    def check(self, planned: Sequence[Planned]) -> None:
+        """Also what the cluster would refuse of any member, and of the first what its run would find wrong."""
+        from launch.preflight import check
+
+        SweepLauncher.check(self, planned)
+        first = planned[0].config
+        if not isinstance(first.cluster, SubmittedConfig):
+            raise ConfigError(
+                "hydra/launcher sends members to a cluster, and cluster=local: leave one of the two out, or name "
+                "the same."
+            )
+        if self._wait and not isinstance(first.cluster, SlurmConfig):
+            raise ConfigError(
+                "hydra.launcher.wait=true: only Slurm's jobs can be watched. Add hydra.launcher.wait=false."
+            )
+        notes: list[str] = []
+        for plan in planned:
+            job, backend = _plan(plan), backend_for(plan.config.cluster)
+            notes += backend.lint(job, backend.render(job))
+            try:
+                notes += backend.check(job)
+            except SubmissionError as error:
+                if not first.dry_run:
+                    raise
+                notes.append(f"the cluster could not be asked: {error}")
+        for note in dict.fromkeys(notes):
+            self.console.warn(f"note: {note}")
+        if not first.dry_run:
+            check(replace(first, dry_run=True), RunConsole(quiet=True))
+
+    def log_of(self, member: Member) -> Path:
+        """Of its jobs."""
+        return log_of(member)
+
+    def jobs(self, submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
+        """What Slurm says."""
+        return jobs_of(submitted) if self._wait else jobs_as_far_as_known(submitted)
+
+    def run(self, left: Sequence[Planned]) -> None:
+        """Send the members that have no job, and stay until all jobs are over."""
+        try:
+            self._send_and_watch(left)
+        except Ended as ended:
+            self.console.say(
+                f"\n{ended.signal.name}: the jobs that were sent go on by themselves. The same command comes back to "
+                "them, and sends those that were not; scancel ends them, with a checkpoint."
+            )
+            raise SystemExit(EXIT_INTERRUPTED if ended.signal is signal.SIGINT else EXIT_PREEMPTED) from ended
+        if not self._wait:
+            self.console.say("the jobs go on by themselves; the same command sends again what has ended incomplete.")
+            raise SystemExit(0)
+
+    def _send_and_watch(self, left: Sequence[Planned]) -> None:
+        statuses, events = self.statuses(left), self.log.last()
+        by_name = {plan.member.name: plan for plan in left}
+        under_way = {
+            name
+            for name, event in events.items()
+            if name in by_name and event.what is What.submitted and statuses[name].state in UNDER_WAY
+        }
+        for name in sorted(under_way):
+            self.console.say(f"{name}: {statuses[name].text}")
+        unsent = deque(plan for name, plan in by_name.items() if name not in under_way)
+        with view_on(self.console.console) as view:
+            while unsent or under_way:
+                while unsent and (not self._at_once or len(under_way) < self._at_once):
+                    plan = unsent.popleft()
+                    if self._send(plan):
+                        under_way.add(plan.member.name)
+                if not self._wait:
+                    return
+                if statuses := self._look(left):
+                    view.show(statuses)
+                    for name in [name for name in under_way if statuses[name].state not in UNDER_WAY]:
+                        under_way.remove(name)
+                        self._note_end(name, statuses[name])
+                if under_way:
+                    time.sleep(self._poll_s)
+
+    def _send(self, plan: Planned) -> bool:
+        """Submit a member; whether the cluster took it."""
+        job, backend = _plan(plan), backend_for(plan.config.cluster)
+        name = plan.member.name
+        try:
+            submission = backend.submit(job, backend.render(job))
+        except SubmissionError as error:
+            self.log.add(Event(member=name, what=What.ended, code=EXIT_USER_ERROR, reason=str(error)))
+            self.console.warn(f"{name}: {error}")
+            return False
+        self.log.add(Event(member=name, what=What.submitted, job=submission.job_id))
+        self.console.say(f"{name}: job {submission.job_id}; {submission.follow}")
+        return True
+
+    def _look(self, left: Sequence[Planned]) -> dict[str, Status]:
+        """How the members are doing; nothing where the cluster does not answer, which says nothing about its jobs."""
+        try:
+            return self.statuses(left)
+        except SubmissionError as error:
+            self.console.warn(f"{error} Asking again in {self._poll_s:g} s.")
+            return {}
+
+    def _note_end(self, name: str, status: Status) -> None:
+        code = 0 if status.state is State.complete else status.code
+        self.log.add(Event(member=name, what=What.ended, code=code, reason=status.detail))
+
+
+def _plan(plan: Planned) -> Plan:
+    return plan_for(plan.config, plan.member.overrides, work_dir=Path.cwd(), is_sweep=True)
