@@ -1,6 +1,7 @@
 """Model, learner, memory and data: what a run checks before it starts anything, one by one and without ending there."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import wraps
 
 from delta.errors import DeltaError, ModelError
@@ -62,15 +63,17 @@ def _needs_model(examine: Callable[[TrainConfig], Finding]) -> Callable[[TrainCo
 @_explained
 def model(config: TrainConfig) -> Finding:
     """It is there, of a kind that was tried, with a tokenizer, and its context is long enough."""
-    from launch.preflight import check_context, check_model, load_tokenizer
+    from launch.preflight import check_context, check_model_files, load_tokenizer
+    from workers.learner.models import check_architecture
     from workers.warm_start.make import cache_folder, cache_key
 
-    check_context(config)
+    check_context(config.model, config.rollout.max_model_len)
     if isinstance(config.model, WarmStartModelConfig):
         made = (cache_folder() / cache_key(config.model, seed=config.seed)).exists()
         return ok(f"the project's own, {'in the cache' if made else 'taught when the run starts (a minute)'}")
-    check_model(config.model)
-    tokenizer = load_tokenizer(config)
+    check_model_files(config.model)
+    check_architecture(config.model.path, allow_untested=config.model.allow_untested)
+    tokenizer = load_tokenizer(config.model)
     return ok(f"{config.model.path}: {len(tokenizer)} tokens, {config.model.dtype}")
 
 
@@ -87,14 +90,11 @@ def learner(config: TrainConfig) -> Finding:
 @_needs_model
 def memory(config: TrainConfig) -> Finding:
     """The memory plan fits what there is here, or what the configuration says of the cluster."""
-    from launch.memory import Limits, architecture_of, memory_inputs, memory_limits, shortage
+    from launch.memory import architecture_of, memory_inputs, memory_limits
+    from launch.memory_advice import shortage
 
     plan = plan_memory(memory_inputs(config, architecture_of(config)))
-    if is_submitted(config):
-        cluster = config.cluster
-        limits = Limits(int(cluster.gpu_memory_gib * GIB) or None, int(cluster.host_memory_gib * GIB) or None)
-    else:
-        limits = memory_limits(config)
+    limits = memory_limits(replace(config, dry_run=config.dry_run or is_submitted(config)))
     if trouble := shortage(plan, limits):
         return Finding(Status.failed, trouble)
     rows = [("all processes", plan.on_host, limits.host)]
@@ -116,8 +116,8 @@ def data(config: TrainConfig) -> Finding:
 
     notes = Notes()
     problems = load_problems(config.data, seed=config.seed)
-    check_references(problems, notes)
-    prompts = encode(config, problems, load_tokenizer(config), notes)
+    check_references((*problems.train, *problems.held_out), notes.warn)
+    prompts = encode(config, problems, load_tokenizer(config.model), notes)
     longest = max(len(prompt.token_ids) for prompt in (*prompts.train, *prompts.held_out))
     seen = f"{len(prompts.train)} problems, {len(prompts.held_out)} held out, prompts of up to {longest} tokens"
     if notes.warnings or notes.said:
@@ -137,5 +137,7 @@ def known_verdict(config: TrainConfig) -> Finding:
 
     if not isinstance(config.verifier, PoolConfig):
         return skipped("verifier=remote: the service is asked when the run starts")
-    check_known_answer(config, load_problems(config.data, seed=config.seed))
+    problems = load_problems(config.data, seed=config.seed)
+    both = (*problems.train, *problems.held_out)
+    check_known_answer(config.verifier, config.reward, both, max_tokens=config.rollout.max_new_tokens)
     return ok("correct, as it should be")

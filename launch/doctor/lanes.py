@@ -76,8 +76,13 @@ class Lane:
     def end(self) -> None:
         """Kill the process and what it started."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._pid, signal.SIGKILL)
         self._process.join(END_S)
+
+    @property
+    def _pid(self) -> int:
+        assert self._process.pid is not None  # it was started
+        return self._process.pid
 
     def _lost(self, trouble: str) -> Check:
         self._process.join(0 if trouble != "crashed" else END_S)
@@ -104,7 +109,7 @@ class Lane:
         self._process = _context.Process(target=_examine, args=work)
         self._process.start()
         with contextlib.suppress(ProcessLookupError):  # it has ended already
-            os.setpgid(self._process.pid, self._process.pid)  # here too: it may be ended before it gets to it
+            os.setpgid(self._pid, self._pid)  # here too: it may be ended before it gets to it
         theirs.close()
         self._began = time.monotonic()
 

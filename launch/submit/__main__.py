@@ -115,10 +115,10 @@ def _preflight(config: TrainConfig, console: "RunConsole") -> None:
     """
     before = dict(os.environ)
     try:
-        from launch.preflight import check, check_model
+        from launch.preflight import check, check_model_files
 
         if isinstance(config.model, PretrainedModelConfig) and not config.dry_run:
-            check_model(config.model)
+            check_model_files(config.model)
         check(dataclasses.replace(config, dry_run=True), console)
     finally:  # libraries set variables for themselves, with paths of this machine, which a job would inherit
         os.environ.clear()
