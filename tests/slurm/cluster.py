@@ -191,7 +191,8 @@ class SlurmCluster:
         """Send a batch script; returns the id of the job."""
         file = self.folder / f"batch-{time.monotonic_ns()}.sh"
         file.write_text(f"#!/bin/bash\n{script}\n")
-        return self.run("sbatch", "--parsable", *options, str(file)).stdout.strip()
+        output = f"--output={self.folder}/job-%j.out"
+        return self.run("sbatch", "--parsable", output, *options, str(file)).stdout.strip()
 
     def job(self, job_id: str) -> dict[str, str]:
         """What Slurm says about a job, by its own names: JobState, Reason, Restarts, ExitCode, StdOut, ..."""
