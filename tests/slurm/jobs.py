@@ -1,0 +1,111 @@
+"""Submitted runs as tests see them: what is sent, where its processes are, and a moment in which they stand still."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.integration.runs import RUN, rows
+from tests.slurm.cluster import OVER, TIMEOUT_S, SlurmCluster, wait_until
+
+TWO_NODES = (
+    *RUN,
+    "cluster=slurm",
+    "nodes=2",
+    "cluster.num_cpus=2",
+    "cluster.host_memory_gib=12",
+    "cluster.lost_after_s=10",  # n2 is told to be lost soon, and nobody is as busy as to be silent for so long
+    "checkpoint.every=2",
+)
+"""The run of `uninterrupted`, with a learner rank and an engine on each node."""
+
+
+def delta_submit(slurm: SlurmCluster, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """The command, as on the login node of the cluster."""
+    return subprocess.run(
+        [sys.executable, "-m", "launch.submit", *overrides],
+        cwd=ROOT,
+        env=slurm.environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+class Run:
+    """A submitted run."""
+
+    def __init__(self, slurm: SlurmCluster, run_dir: Path, *overrides: str) -> None:
+        """Send it."""
+        self.slurm, self.run_dir = slurm, run_dir
+        said = delta_submit(slurm, *TWO_NODES, *overrides, f"run_dir={run_dir}")
+        assert said.returncode == 0, said.stdout + said.stderr
+        self.job_id = re.search(r"job (\d+)", said.stdout)[1]
+
+    def wait_for(self, *states: str) -> dict[str, str]:
+        """Wait until Slurm says that the job is in one of the states."""
+        return self.slurm.wait_for(self.job_id, *states)
+
+    def wait_for_step(self, step: int) -> None:
+        """Wait until so many steps are on record."""
+        self.wait_until(lambda: any(row["step"] >= step for row in self.rows()), f"step {step}")
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        """Wait for something that only happens while the job is not over."""
+
+        def happened() -> bool:
+            state = self.slurm.job(self.job_id)["JobState"]
+            if condition():
+                return True
+            assert state not in OVER, f"job {self.job_id} is {state} before {what}; its log:\n{self.log()}"
+            return False
+
+        wait_until(happened, lambda: f"no {what}; the log of job {self.job_id}:\n{self.log()}")
+
+    def rows(self) -> list[dict]:
+        """Its metrics so far."""
+        return rows(self.run_dir) if (self.run_dir / "metrics.jsonl").exists() else []
+
+    def log(self) -> str:
+        """The end of its output."""
+        return self.slurm.log(self.job_id)[-10_000:]
+
+    def actors(self, node: str, kind: str) -> list[int]:
+        """Processes of this run on a node whose title begins with `kind`, such as `LearnerWorker`."""
+        found = []
+        for pid, title in self.slurm.hosts[node].processes().items():
+            with contextlib.suppress(OSError):
+                of_ours = (
+                    f"SLURM_JOB_ID={self.job_id}\0".encode() in (Path("/proc") / str(pid) / "environ").read_bytes()
+                )
+                if of_ours and title.startswith(f"ray::{kind}"):
+                    found.append(pid)
+        return found
+
+    @contextlib.contextmanager
+    def held(self, node: str) -> Iterator[None]:
+        """The learner on a node stands still in the middle of an update while the block runs, and everybody waits for it."""
+        self.wait_until(lambda: bool(self.actors(node, "LearnerWorker")), f"learner on {node}")
+        learner = self._stop_in_update(node)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(learner, signal.SIGCONT)
+
+    def _stop_in_update(self, node: str) -> int:
+        deadline = time.monotonic() + TIMEOUT_S
+        while time.monotonic() < deadline:
+            for learner in self.actors(node, "LearnerWorker.update"):
+                os.kill(learner, signal.SIGSTOP)
+                if learner in self.actors(node, "LearnerWorker.update"):
+                    return learner
+                os.kill(learner, signal.SIGCONT)  # the update ended while we looked
+            time.sleep(0.002)
+        raise AssertionError(f"no update on {node}; the log of job {self.job_id}:\n{self.log()}")
