@@ -20,7 +20,10 @@ TWO_NODES = (
     "nodes=2",
     "cluster.num_cpus=2",
     "cluster.host_memory_gib=12",
-    "cluster.lost_after_s=10",  # n2 is told to be lost soon, and nobody is as busy as to be silent for so long
+    "cluster.allow_local=true",  # the folders of tests are below /tmp, and these all nodes share
+    "cluster.time_limit=60",
+    "cluster.grace_s=60",
+    "cluster.lost_after_s=15",
     "checkpoint.every=2",
 )
 """The run of `uninterrupted`, with a learner rank and an engine on each node."""
@@ -68,13 +71,24 @@ class Run:
 
         wait_until(happened, lambda: f"no {what}; the log of job {self.job_id}:\n{self.log()}")
 
+    def wait_until_told(self) -> None:
+        """Wait until the run knows that this start of the job is to end."""
+        starts = int(self.slurm.job(self.job_id)["Restarts"]) + 1
+        self.wait_until(lambda: self.log().count("the run is told to end") == starts, "word of the end")
+
+    def come_to_its_time_limit(self) -> None:
+        """Leave the job less time than it is told ahead of its limit, which Slurm looks at every half minute."""
+        hours, minutes, _ = self.slurm.job(self.job_id)["RunTime"].split(":")
+        limit = 60 * int(hours) + int(minutes) + 2
+        self.slurm.run("scontrol", "update", f"jobid={self.job_id}", f"TimeLimit={limit}")
+
     def rows(self) -> list[dict]:
         """Its metrics so far."""
         return rows(self.run_dir) if (self.run_dir / "metrics.jsonl").exists() else []
 
     def log(self) -> str:
-        """The end of its output."""
-        return self.slurm.log(self.job_id)[-10_000:]
+        """Its output, of all starts."""
+        return self.slurm.log(self.job_id)
 
     def actors(self, node: str, kind: str) -> list[int]:
         """Processes of this run on a node whose title begins with `kind`, such as `LearnerWorker`."""
@@ -90,7 +104,7 @@ class Run:
 
     @contextlib.contextmanager
     def held(self, node: str) -> Iterator[None]:
-        """The learner on a node stands still in the middle of an update while the block runs, and everybody waits for it."""
+        """A learner stands still in the middle of an update while the block runs, and everybody waits for it."""
         self.wait_until(lambda: bool(self.actors(node, "LearnerWorker")), f"learner on {node}")
         learner = self._stop_in_update(node)
         try:

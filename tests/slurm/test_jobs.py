@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.runs import STEPS, course, faults, measured, weights_hash
-from tests.slurm.cluster import SlurmCluster, wait_until
+from tests.slurm.cluster import SlurmCluster
 from tests.slurm.jobs import Run
 from workers.controller.checkpoints import CheckpointStore
 
@@ -32,8 +32,8 @@ def test_runs_side_by_side_through_time_limit_and_preemption_are_the_run_on_one_
             assert all(len(run.actors(node, kind)) == 1 for node in slurm.hosts for kind in ACTORS), run.log()
         undisturbed.wait_for("COMPLETED")
         assert_same(undisturbed.run_dir, uninterrupted)
-        troubled.shorten_time_limit()
-        troubled.wait_for_signal()
+        troubled.come_to_its_time_limit()
+        troubled.wait_until_told()
     slurm.start_now(troubled.job_id)
     before = len(troubled.rows())
     assert before < STEPS
@@ -41,7 +41,7 @@ def test_runs_side_by_side_through_time_limit_and_preemption_are_the_run_on_one_
     troubled.wait_for_step(before + 1)
     with troubled.held("n1"):
         urgent = slurm.submit("true", "--nodes=2", "--exclusive", "--partition=high")
-        troubled.wait_for_signal()
+        troubled.wait_until_told()
     slurm.wait_for(urgent, "COMPLETED")
     slurm.start_now(troubled.job_id)
     assert troubled.wait_for("COMPLETED")["Restarts"] == "2"
