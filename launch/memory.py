@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from delta.credit import DiscriminativeConfig
 from delta.credit.discriminative import CacheDtype, Proxy
 from delta.errors import ConfigError, ModelError
+from launch.submit.config import SubmittedConfig
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
 from workers.learner.config import OffloadDevice
@@ -148,7 +149,8 @@ def memory_limits(config: TrainConfig) -> Limits:
     cluster = config.cluster
     configured = int(cluster.host_memory_gib * GIB) or None
     if not cluster.gpu_memory_gib:
-        return Limits(None, configured or available_host_bytes())
+        elsewhere = config.dry_run and isinstance(cluster, SubmittedConfig)
+        return Limits(None, configured or (None if elsewhere else available_host_bytes()))
     if not config.dry_run:
         raise ConfigError(
             f"cluster.gpu_memory_gib={cluster.gpu_memory_gib:g} is for planning only: learners and engines of this "

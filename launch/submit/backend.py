@@ -1,6 +1,6 @@
 """What a kind of cluster has to know about submissions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,11 +25,26 @@ class Backend(Protocol):
         """The files of the submission by name; the same plan gives the same text."""
         ...
 
-    def check(self, plan: Plan) -> None:
-        """Find what cannot work, before anything is sent.
+    def lint(self, plan: Plan, files: Mapping[str, str]) -> Sequence[str]:
+        """Find what cannot work without asking the cluster, from the plan and the rendered files alone.
+
+        Returns:
+            Warnings, a sentence each.
 
         Raises:
             ConfigError: What was seen, what was expected, what to do.
+        """
+        ...
+
+    def check(self, plan: Plan) -> Sequence[str]:
+        """Find what cannot work by asking the cluster, before anything is sent.
+
+        Returns:
+            Warnings, a sentence each.
+
+        Raises:
+            ConfigError: What was seen, what was expected, what to do.
+            SubmissionError: The cluster cannot be asked.
         """
         ...
 

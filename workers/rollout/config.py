@@ -22,6 +22,8 @@ class RolloutConfig:
     """Context of the engine: prompt and rollout must fit."""
     num_workers: int = 1
     """Engines, each with a copy of the policy; prompts are dealt to them in turn."""
+    tensor_parallel_size: int = 1
+    """GPUs of an engine, all on one node; 1 on CPUs."""
     threads_per_worker: int = 1
     """CPU threads of an engine."""
     max_num_seqs: int = 256
@@ -34,7 +36,14 @@ class RolloutConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("prompts_per_step", "group_size", "max_new_tokens", "num_workers", "threads_per_worker"):
+        for name in (
+            "prompts_per_step",
+            "group_size",
+            "max_new_tokens",
+            "num_workers",
+            "tensor_parallel_size",
+            "threads_per_worker",
+        ):
             if getattr(self, name) < 1:
                 raise ValueError(f"rollout.{name}={getattr(self, name)}: expected 1 or more.")
         if self.max_refills < 0:
