@@ -64,7 +64,7 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=n1 NodeAddr={network}.1 CPUs={cpus} RealMemory={memory_mib} Gres=gpu:{gpus}
 NodeName=n2 NodeAddr={network}.2 CPUs={cpus} RealMemory={memory_mib} Gres=gpu:{gpus}
-PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=120
 PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF
 """
 

@@ -47,7 +47,8 @@ class Run:
     def __init__(self, slurm: SlurmCluster, run_dir: Path, *overrides: str) -> None:
         """Send it."""
         self.slurm, self.run_dir = slurm, run_dir
-        said = delta_submit(slurm, *TWO_NODES, *overrides, f"run_dir={run_dir}")
+        cache = f"+cluster.environment.DELTA_CACHE={os.environ['DELTA_CACHE']}"
+        said = delta_submit(slurm, *TWO_NODES, cache, *overrides, f"run_dir={run_dir}")
         assert said.returncode == 0, said.stdout + said.stderr
         self.job_id = re.search(r"job (\d+)", said.stdout)[1]
 
