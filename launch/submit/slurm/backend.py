@@ -118,7 +118,6 @@ class SlurmBackend:
         config = self.config
         yield from ("srun", "--overlap", "--kill-on-bad-exit=0", "--ntasks-per-node=1")
         yield f"--cpus-per-task={plan.resources.cpus}"
-        yield "--cpu-bind=none"
         if plan.resources.gpus:
             yield f"--gres={self._gres(plan)}"
         if config.no_kill:

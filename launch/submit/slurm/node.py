@@ -16,6 +16,7 @@ import shlex
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -95,6 +96,7 @@ class Node:
             cpus=self.resources.cpus,
             preferred=job * len(self.nodes) + list(self.nodes).index(self.name),
         ) as block:
+            os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="tmp-", dir=block.folder)  # of all that is started here
             ray = RayNode(
                 name=self.name,
                 ip=own_address(self.name, self.nodes, network=self.arguments.network),

@@ -28,7 +28,7 @@ ASK_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeResources:
-    """What Ray may plan with on a node; by itself it would count what the machine has, and not what the job was given."""
+    """What Ray may plan with on a node; by itself it would count what the machine has, not what the job was given."""
 
     cpus: int
     gpus: int
@@ -107,7 +107,7 @@ class RayNode:
                 [
                     *(sys.executable, "-m", "ray.scripts.scripts", "start", *where, "--block"),
                     *(f"--node-ip-address={ip}", f"--node-name={name}", f"--temp-dir={block.folder}"),
-                    *("--disable-usage-stats", "--include-log-monitor=false", "--log-color=false"),
+                    *("--disable-usage-stats", "--include-log-monitor=false", "--no-monitor", "--log-color=false"),
                     *block.options(head=head),
                     *resources.options(),
                 ],
@@ -150,6 +150,6 @@ def alive_nodes(address: str) -> Sequence[str]:
 
 @functools.cache
 def _service(address: str) -> Any:
-    from ray._raylet import GcsClient
+    from ray import _raylet
 
-    return GcsClient(address=address)
+    return _raylet.GcsClient(address=address)
