@@ -12,6 +12,7 @@ from workers.controller.checkpoints import CheckpointStore
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ACTORS = ("LearnerWorker", "RolloutWorker")
+ONE_OF_EACH = {"n1": [1, 1], "n2": [1, 1]}
 
 
 def assert_same(run_dir: Path, uninterrupted: Path) -> None:
@@ -26,10 +27,10 @@ def test_runs_side_by_side_through_time_limit_and_preemption_are_the_run_on_one_
     undisturbed = Run(slurm, tmp_path / "undisturbed")
     troubled = Run(slurm, tmp_path / "troubled")
     with troubled.held("n2"):
-        # The other one begins, runs and ends while this one has processes, ports and shared memory on the same nodes.
-        undisturbed.wait_for_step(1)
-        for run in (undisturbed, troubled):
-            assert all(len(run.actors(node, kind)) == 1 for node in slurm.hosts for kind in ACTORS), run.log()
+        with undisturbed.held("n1"):
+            for run in (undisturbed, troubled):
+                assert {node: [len(run.actors(node, kind)) for kind in ACTORS] for node in slurm.hosts} == ONE_OF_EACH
+        # The other one goes on and ends while this one has processes, ports and shared memory on the same nodes.
         undisturbed.wait_for("COMPLETED")
         assert_same(undisturbed.run_dir, uninterrupted)
         troubled.come_to_its_time_limit()
