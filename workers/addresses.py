@@ -10,7 +10,7 @@ from datetime import timedelta
 
 import psutil
 import ray.util
-from torch.distributed import TCPStore
+import torch.distributed
 
 
 def own_address() -> str:
@@ -47,9 +47,11 @@ def listening(address: str, port: int) -> socket.socket:
     return socket.create_server((address, port), family=_family(address))
 
 
-def rendezvous_store(*, address: str, port: int, rank: int, world_size: int, timeout_s: float) -> TCPStore:
+def rendezvous_store(
+    *, address: str, port: int, rank: int, world_size: int, timeout_s: float
+) -> torch.distributed.Store:
     """Where the ranks of a process group find each other; rank 0 keeps it, at `address`."""
-    return TCPStore(
+    return torch.distributed.TCPStore(  # type: ignore[attr-defined]
         address,
         port,
         world_size,

@@ -87,10 +87,8 @@ def translate(error: BaseException, *, name: str, phase: str) -> BaseException:
     if isinstance(error, ray.exceptions.RayTaskError):
         if isinstance(error.cause, DeltaError):
             return error.cause
-        if isinstance(error.cause, GONE):  # met by somebody who lives
-            lost = cause_of(error.cause)
-            return ConnectionLostError(f"{phase}: {name}: {lost}", who=name, phase=phase, cause=lost)
-        if lost := _lost_connection(error.cause):
+        # Met by somebody who lives: one who is gone, or what was on a lost node.
+        if lost := cause_of(error.cause) if isinstance(error.cause, GONE) else _lost_connection(error.cause):
             return ConnectionLostError(f"{phase}: {name}: {lost}", who=name, phase=phase, cause=lost)
         return error
     if isinstance(error, GONE):

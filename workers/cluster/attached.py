@@ -1,6 +1,5 @@
 """A Ray that somebody else started, on one node or many: used by the run, and left to its owner."""
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -9,19 +8,16 @@ import time
 from collections.abc import Iterator
 
 from delta.errors import ConfigError, MissingNodesError
-from workers.cluster.nodes import Node, describe, everywhere, listed
-from workers.processes import end_actors_of_job
+from workers.cluster.nodes import Node, describe, listed
 from workers.signals import Ended, handlers_kept, undisturbed
 
 POLL_S = 0.5
 """How often Ray is asked who is there."""
-END_S = 20.0
-"""How long nodes may take to say that the run's processes on them are gone."""
 
 
 @contextlib.contextmanager
 def attached_cluster(address: str, *, nodes: int, num_gpus: int, timeout_s: float) -> Iterator[None]:
-    """Connect to the Ray at `address`, and end this run's actors, nothing else, on the way out.
+    """Connect to the Ray at `address`, and leave it on the way out; it goes on without us.
 
     Raises:
         ConfigError: No Ray answers there, or it refuses us.
@@ -46,8 +42,7 @@ def attached_cluster(address: str, *, nodes: int, num_gpus: int, timeout_s: floa
         yield
     finally:
         with undisturbed():
-            asyncio.run(everywhere(listed(), end_actors_of_job, timeout_s=END_S))
-            ray.shutdown()
+            ray.shutdown()  # ends this driver's actors, if there are any left
 
 
 def await_nodes(count: int, *, num_gpus: int, timeout_s: float) -> list[Node]:

@@ -6,14 +6,16 @@ from typing import Any
 
 import psutil
 
-from workers.cluster.attached import END_S
-from workers.cluster.nodes import everywhere, is_attached
+from workers.cluster.nodes import everywhere, is_attached, listed
 from workers.controller.config import TrainConfig
 from workers.controller.roster import Station
 from workers.learner.group import LearnerGroup
 from workers.processes import actor_processes, end_actors_of_job, wait_until_gone
 from workers.rollout.pool import RolloutPool
 from workers.verifier.verifier import verifier_for
+
+END_S = 20.0
+"""How long nodes may take to say that the run's processes on them are gone."""
 
 
 class Crew:
@@ -69,6 +71,10 @@ class Crew:
     def by_name(self) -> dict[str, Any]:
         """Learners and engines as messages name them; the verifier replaces its own."""
         return {**self.learners.by_name(), **self.rollouts.by_name()}
+
+    def has_its_nodes(self) -> bool:
+        """Whether Ray takes all its nodes for alive; on others there would have to be a new crew."""
+        return set(self.nodes) <= set(listed())
 
     async def replace_engines(self) -> None:
         """New engines, also for those that live: they are still busy with what nobody waits for any more.

@@ -17,6 +17,7 @@ from delta.data.sampler import PromptSampler
 from delta.diagnostics import batch_metrics, check_mismatch
 from delta.errors import DiedError, FaultError, StallError, StorageError, WorkerError
 from delta.types import Prompt, UpdateReport
+from workers.cluster.nodes import is_attached
 from workers.controller.alarms import ConstantRewardAlarm, GradientAlarm
 from workers.controller.checkpoints import CheckpointStore
 from workers.controller.collection import Collected, Collector, rollout_seed
@@ -34,6 +35,7 @@ from workers.controller.trajectory import changed_versions, check_same_trajector
 from workers.hold import Hold
 from workers.rollout.engine import SamplingRequest
 from workers.rollout.worker import RolloutTask
+from workers.signals import undisturbed
 
 T = TypeVar("T")
 
@@ -88,6 +90,7 @@ class Controller:
         self._evaluated: set[int] = set()  # steps; their file holds all answers and is not to be read at each step
         self._tracker = Tracker(config.logger, run_dir=run_dir, settings=self._trajectory)
         self.interruption = Interruption(grace_s=config.faults.grace_s)
+        self._crew: Crew | None = None
         self._roster = Roster(config, model_path=self._model_path, run_dir=run_dir, say=console.say)
         self._faults = FaultDesk(config.faults, run_dir=run_dir, console=console)
         self._constant_reward = ConstantRewardAlarm(steps=config.verifier.constant_reward_steps)
@@ -111,6 +114,9 @@ class Controller:
             return False
         finally:
             self._tracker.close()
+            if self._crew is not None and is_attached():  # else Ray is ours, and all processes end with it
+                with undisturbed():
+                    await self._crew.disband()
 
     async def _start_and_train(self) -> bool:
         """What a fresh process does; after a fault it is done again, with new processes."""
@@ -194,15 +200,11 @@ class Controller:
         Raises:
             ExhaustedError: It happened too often.
         """
-        await self._faults.take_in(
-            fault,
-            step=self._step,
-            actors=self._crew.by_name(),
-            awaited=self._collector.awaited(),
-            nodes=self._crew.nodes,
-        )
+        crew, awaited = self._crew, self._collector.awaited()
+        assert crew is not None
+        await self._faults.take_in(fault, step=self._step, actors=crew.by_name(), awaited=awaited, nodes=crew.nodes)
         await self._saver.drop()
-        await self._crew.disband()
+        await crew.disband()
 
     async def _sampled(self, sample: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Sample until it succeeds: what is sampled depends on no engine's history, so engines can be replaced.
@@ -214,8 +216,9 @@ class Controller:
             try:
                 return await self.interruption.abandon(sample())
             except (DiedError, StallError) as error:
-                engines = self._rollouts.by_name()
-                if error.who not in engines:
+                crew, engines = self._crew, self._rollouts.by_name()
+                assert crew is not None
+                if error.who not in engines or not crew.has_its_nodes():
                     raise
                 awaited = self._collector.awaited()
                 await self._faults.take_in(
@@ -223,10 +226,10 @@ class Controller:
                     step=self._step,
                     actors=engines,
                     awaited=awaited,
-                    nodes=self._crew.nodes,
+                    nodes=crew.nodes,
                     remedy="new engines",
                 )
-                await self.interruption.abandon(self._crew.replace_engines())
+                await self.interruption.abandon(crew.replace_engines())
                 await self._learners.connect(self._rollouts.actors)
                 await self._publish(self._step)
 

@@ -102,7 +102,7 @@ class Roster:
         if blind := [f"{answer.node}: {'; '.join(answer.value)}" for answer in answers if answer.value]:
             raise ConfigError(
                 f"not every node sees the files of the run. {'. '.join(blind)}. Put run_dir and the model into a "
-                "folder that all nodes share under the same path (a model that the project makes itself is in DELTA_CACHE)."
+                "folder that all nodes share under the same path; models that the project makes are in DELTA_CACHE."
             )
         return [answer.node for answer in answers if not answer.trouble][: self._config.nodes]
 
