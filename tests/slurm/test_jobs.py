@@ -1,5 +1,6 @@
 """Runs that are submitted to a real Slurm: across two nodes, through everything that befalls a job, the same run."""
 
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,9 @@ def test_jobs_side_by_side_and_through_every_trouble_are_the_run_on_one_machine(
     undisturbed = Run(slurm, tmp_path / "undisturbed")
     troubled = Run(slurm, tmp_path / "troubled")
 
-    with troubled.held("n2"):
+    with contextlib.ExitStack() as standing:
         with undisturbed.held("n1"):
+            standing.enter_context(troubled.held("n2"))
             assert where(undisturbed) == where(troubled) == {"n1": [1, 1], "n2": [1, 1]}
         # The one goes on and ends while the other has processes, ports and shared memory on the same nodes.
         undisturbed.wait_for("COMPLETED")
