@@ -21,7 +21,7 @@ DEV := $(VENV)/.ready-dev
 
 ARGS ?=
 
-.PHONY: help train compare setup test check fmt bench bench-verifier bench-credit bench-learner bench-step bench-proxies bench-checkpoint bench-trl lock clean
+.PHONY: help train compare setup test test-images check fmt bench bench-verifier bench-credit bench-learner bench-step bench-proxies bench-checkpoint bench-trl lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -43,6 +43,9 @@ test: $(DEV)  ## all tests, the slow ones too
 check: $(DEV) lint  ## lint, types and the fast tests
 	@$(call RUN_TESTS,not slow and not ray and not alone,not slow and not ray and alone)
 
+test-images: $(DEV)  ## build the CPU image on a home-made base and train in it (root, buildah, mmdebstrap, network)
+	@DELTA_TEST_IMAGES=1 $(BIN)/python -m pytest -m image $(ARGS)
+
 # Tests $(1) several at a time, a file per process; then tests $(2) one by one. Exit code 5: ARGS left none of them.
 define RUN_TESTS
   status=0; \
@@ -57,6 +60,7 @@ lint: $(DEV)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/Dockerfile.*
 
 fmt: $(DEV)  ## format the sources
 	$(BIN)/ruff format .
@@ -89,6 +93,8 @@ bench-trl: $(READY) $(VENV)-trl/.ready  ## side by side with TRL's GRPOTrainer, 
 
 lock: $(UV)  ## compile the locks again
 	$(COMPILE) --override requirements/overrides.txt requirements/cpu.in -o requirements/cpu.txt
+	$(UV) pip compile --quiet --python-version 3.12 --python-platform x86_64-manylinux_2_28 --no-emit-find-links --no-header \
+	  --extra gpu setup.py -o requirements/gpu.txt
 	$(COMPILE) requirements/dev.in -o requirements/dev.txt
 	$(COMPILE) requirements/trl.in -o requirements/trl.txt
 

@@ -9,6 +9,7 @@ MACHINE: Lane = (
     Examination("Python", software.python),
     Examination("packages", software.packages),
     Examination("locked packages", software.locked_packages),
+    Examination("compiler", software.compiler, of_node=True),
     Examination("processors", limits.processors, of_node=True),
     Examination("shared memory", limits.shared_memory, of_node=True),
     Examination("open files", limits.open_files, of_node=True),

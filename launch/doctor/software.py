@@ -3,7 +3,9 @@
 An installed package carries the pins of `setup.py` in its metadata. A checkout has the whole lock as well.
 """
 
+import os
 import platform
+import shutil
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -85,6 +87,22 @@ def locked_packages(_: TrainConfig, lock: Path = LOCK) -> Finding:
             remedy=REINSTALL.format(stack="cpu"),
         )
     return ok(f"all {len(wanted)} packages as in {lock.parent.name}/{lock.name}")
+
+
+def compiler(_: TrainConfig) -> Finding:
+    """Torch compiles a function of vLLM's sampler when an engine starts, on GPUs Triton its kernels."""
+    if os.environ.get("TORCHDYNAMO_DISABLE") == "1" and stack() == "cpu":
+        return ok("none is needed: TORCHDYNAMO_DISABLE=1")
+    names = [os.environ.get("CXX", "g++")] if stack() == "cpu" else [os.environ.get("CC", "gcc"), "clang"]
+    found = [path for name in names if (path := shutil.which(name))]
+    if not found:
+        return failed(
+            f"{' and '.join(names)} not found",
+            expected="a compiler, which vLLM's engines need when they start",
+            remedy="Install it (apt install g++), or name another in CXX or CC; on the CPU TORCHDYNAMO_DISABLE=1 does "
+            "without.",
+        )
+    return ok(found[0])
 
 
 def _requirements(lock: Path) -> Iterator[Requirement]:
