@@ -29,6 +29,14 @@ class StorageError(DeltaError, OSError):
     """The run folder cannot be written: full disk, missing permission."""
 
 
+class MissingNodesError(DeltaError, RuntimeError):
+    """The cluster has too few nodes; nobody here can mend that, but a scheduler that starts the run again may."""
+
+
+class TakenOverError(DeltaError, RuntimeError):
+    """Another driver has taken over the run folder; this one must not write into it any more."""
+
+
 class SubmissionError(DeltaError, RuntimeError):
     """A cluster refuses a job, or cannot be asked."""
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from delta.errors import ConfigError, DeltaError, ExhaustedError
+from delta.errors import ConfigError, DeltaError, ExhaustedError, MissingNodesError
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -21,7 +21,8 @@ EXIT_INTERRUPTED = 130
 """Ended by Ctrl-C; the run folder holds a checkpoint."""
 
 EXIT_PREEMPTED = 75
-"""Ended by SIGTERM or SIGUSR1: start me again. (`EX_TEMPFAIL` of sysexits.h; schedulers can requeue on it.)"""
+"""Ended by SIGTERM or SIGUSR1, or for want of nodes: start me again. (`EX_TEMPFAIL` of sysexits.h; schedulers can
+requeue on it.)"""
 
 EXIT_FAULT = 71
 """A process of the run died or hung, more often than `faults.max_restarts`. (`EX_OSERR`.)"""
@@ -34,7 +35,14 @@ def errors_explained() -> Iterator[None]:
         yield
     except DeltaError as error:
         sys.stderr.write(f"\nerror: {error}\n")
-        sys.exit(EXIT_FAULT if isinstance(error, ExhaustedError) else EXIT_USER_ERROR)
+        sys.exit(exit_code(error))
+
+
+def exit_code(error: DeltaError) -> int:
+    """What a command ends with after `error`."""
+    if isinstance(error, ExhaustedError):
+        return EXIT_FAULT
+    return EXIT_PREEMPTED if isinstance(error, MissingNodesError) else EXIT_USER_ERROR
 
 
 def run_configured(task: Callable[[Any, "DictConfig"], int], *, config_name: str) -> None:

@@ -74,6 +74,7 @@ def check(config: TrainConfig, console: RunConsole) -> RunData | None:
     if isinstance(config.model, PretrainedModelConfig):
         check_model(config.model, needs_weights=not config.dry_run)
     check_context(config)
+    config.placement(nodes=config.nodes)
     check_learner(config.learner, on_this_machine=not config.dry_run)
     check_memory(config, console)
     problems = load_problems(config.data, seed=config.seed)

@@ -3,8 +3,6 @@
 import contextlib
 import errno
 import fcntl
-import os
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from delta.errors import ConfigError, StorageError
 from workers.controller.config import Resume, TrainConfig
 from workers.files import storage_errors, write_whole
+from workers.hold import Hold
 
 SETTINGS = "config.yaml"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -50,10 +49,11 @@ def open_run_dir(config: TrainConfig) -> Path:
 
 
 @contextlib.contextmanager
-def held(run_dir: Path, *, say: Callable[[str], None], name: str = "run_dir") -> Iterator[None]:
+def held(run_dir: Path, *, say: Callable[[str], None], name: str = "run_dir") -> Iterator[Hold]:
     """Keep other drivers out of the folder while the block lasts: they would clear away each other's checkpoints.
 
-    The operating system lets go of it when this process ends, however it ends.
+    The operating system lets go of it when this process ends, however it ends. Where locks do not reach other nodes
+    the yielded hold is what tells the older driver that there is a newer one.
 
     Args:
         run_dir: The folder.
@@ -63,7 +63,8 @@ def held(run_dir: Path, *, say: Callable[[str], None], name: str = "run_dir") ->
     Raises:
         ConfigError: Another driver holds it.
     """
-    with (run_dir / ".driver").open("a+b", buffering=0) as file:
+    hold = Hold(run_dir / ".driver")
+    with hold.file.open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -78,8 +79,9 @@ def held(run_dir: Path, *, say: Callable[[str], None], name: str = "run_dir") ->
             say(f"{run_dir} cannot be locked ({error.strerror}): make sure that no other run uses it.")
         with contextlib.suppress(OSError):  # a full disk, on which there is no room for a name
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
-        yield
+            file.write(hold.name.encode())
+            hold.written = True
+        yield hold
 
 
 def keep_settings(run_dir: Path, settings: DictConfig) -> None:

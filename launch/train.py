@@ -23,7 +23,7 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
     from launch import report
     from launch.preflight import check, prepare
     from launch.run_folder import held, keep_settings
-    from workers.cluster import local_cluster
+    from workers.cluster import check_cluster, cluster
     from workers.controller.console import RunConsole
     from workers.controller.loop import Controller
     from workers.controller.starting_point import is_complete
@@ -33,16 +33,23 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
         check(config, console)
         console.say("dry run: everything that can be checked before a run is in order; nothing was started.")
         return 0
+    check_cluster(config.cluster, nodes=config.nodes)
     prepared = prepare(config, console)
     run_dir = prepared.run_dir
-    with held(run_dir, say=console.warn):
+    with held(run_dir, say=console.warn) as hold:
         if is_complete(config, train=prepared.data.train, run_dir=run_dir, say=console.warn):
             console.say(f"{run_dir} is complete: all {config.steps} steps are done. More steps continue it.")
             return 0
         keep_settings(run_dir, settings)
-        with local_cluster(config.cluster, log_folder=run_dir / "ray_logs"):
+        start_s = config.faults.deadlines.start_s
+        with cluster(config.cluster, nodes=config.nodes, timeout_s=start_s, log_folder=run_dir / "ray_logs"):
             controller = Controller(
-                config, model_path=prepared.model_path, data=prepared.data, run_dir=run_dir, console=console
+                config,
+                model_path=prepared.model_path,
+                data=prepared.data,
+                run_dir=run_dir,
+                console=console,
+                hold=hold,
             )
             try:
                 complete = asyncio.run(controller.run())

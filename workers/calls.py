@@ -14,11 +14,16 @@ GONE = (
     ray.exceptions.OutOfMemoryError,
     ray.exceptions.NodeDiedError,
     ray.exceptions.WorkerCrashedError,
+    ray.exceptions.ObjectLostError,
+    ray.exceptions.ActorUnschedulableError,
+    ray.exceptions.TaskUnschedulableError,
 )
-"""What calls to a process fail with that is gone; Ray's memory monitor and lost nodes have exceptions of their own."""
+"""What calls to a process fail with that is gone; Ray's memory monitor has an exception of its own, lost nodes several:
+for actors and tasks that ran there, for objects that were there, and for what was to be started there."""
 
 CONNECTION_LOST = re.compile(
     r"connection (closed|reset|aborted|refused)|closed by peer|broken pipe|socket (closed|timeout)"
+    r"|no route to host|(network|host) is unreachable|connection timed out"
     r"|gloo/transport|timed out waiting|ncclRemoteError|ncclSystemError|nccl communicator was aborted"
     r"|Dist(Backend|Network|Store)Error",
     re.IGNORECASE,
@@ -82,7 +87,8 @@ def translate(error: BaseException, *, name: str, phase: str) -> BaseException:
     if isinstance(error, ray.exceptions.RayTaskError):
         if isinstance(error.cause, DeltaError):
             return error.cause
-        if lost := _lost_connection(error.cause):
+        # Met by somebody who lives: one who is gone, or what was on a lost node.
+        if lost := cause_of(error.cause) if isinstance(error.cause, GONE) else _lost_connection(error.cause):
             return ConnectionLostError(f"{phase}: {name}: {lost}", who=name, phase=phase, cause=lost)
         return error
     if isinstance(error, GONE):

@@ -15,14 +15,23 @@ from pathlib import Path
 import psutil
 
 from delta.errors import StallError
-from workers.processes import python_processes
+from workers.cluster.nodes import Node, everywhere, is_attached
+from workers.processes import python_processes, python_processes_of_job
 
 DUMP_S = 20.0
 """How long py-spy may take for a process."""
+NODE_S = 2 * DUMP_S
+"""How long another node may take for its part."""
 
 
 async def write_stall_report(
-    run_dir: Path, stall: StallError, *, step: int, awaited: Mapping[str, Sequence[str]], actors: Sequence[str]
+    run_dir: Path,
+    stall: StallError,
+    *,
+    step: int,
+    awaited: Mapping[str, Sequence[str]],
+    actors: Sequence[str],
+    nodes: Sequence[Node] = (),
 ) -> Path:
     """Write `stall-STEP.txt`; a second one of the same step gets a number.
 
@@ -32,12 +41,12 @@ async def write_stall_report(
         step: Training steps that are complete.
         awaited: Ids of the prompts whose rollouts are not there, by the engine that samples them.
         actors: Names of all learners and engines.
+        nodes: Where they work; asked for their part in a cluster that somebody else started.
 
     Returns:
         The file.
     """
-    processes = python_processes()
-    stacks = await asyncio.gather(*(stacks_of(process.pid) for process in processes))
+    below = await report_on(python_processes())
     away = [name for name in actors if name not in stall.who.split(", ") and name not in stall.answered]
     lines = [
         f"A deadline passed: {stall}",
@@ -53,17 +62,32 @@ async def write_stall_report(
         *(f"  {name}: {', '.join(ids)}" for name, ids in awaited.items()),
         *([] if awaited else ["  none"]),
         "",
-        "Processes on this host:",
-        *(f"  {_state(process)}" for process in processes),
-        "",
         f"Stacks of the controller, process {os.getpid()}:",
         *_own_stacks(),
+        "",
+        "Processes on this host:",
+        *below,
     ]
-    for process, stack in zip(processes, stacks, strict=True):
-        lines += ["", f"Stacks of process {process.pid}:", stack.rstrip()]
+    for answer in await everywhere(nodes, report_from_here, timeout_s=NODE_S) if is_attached() else []:
+        told = answer.value or [f"  nothing is known of them: {answer.trouble}"]
+        lines += ["", f"Processes on {answer.node}:", *told]
     path = _free_path(run_dir, step)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
+
+
+def report_from_here() -> list[str]:
+    """In a task of the driver: its part of the report about this node."""
+    return asyncio.run(report_on(python_processes_of_job()))
+
+
+async def report_on(processes: Sequence[psutil.Process]) -> list[str]:
+    """Lines about processes of this host: the state of each, then the stacks of each."""
+    stacks = await asyncio.gather(*(stacks_of(process.pid) for process in processes))
+    lines = [f"  {_state(process)}" for process in processes] or ["  none"]
+    for process, stack in zip(processes, stacks, strict=True):
+        lines += ["", f"Stacks of process {process.pid}:", stack.rstrip()]
+    return lines
 
 
 async def stacks_of(pid: int) -> str:

@@ -9,7 +9,7 @@ import functools
 import os
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -20,10 +20,14 @@ from launch.command import run_configured
 from launch.submit.backend import Backend
 from launch.submit.config import SubmittedConfig
 from launch.submit.kuberay.config import KubeRayConfig
-from launch.submit.plan import plan_for
+from launch.submit.plan import plan_for, unseen
 from launch.submit.slurm.config import SlurmConfig
 from launch.sweep.arguments import detached
 from workers.controller.config import TrainConfig
+from workers.warm_start.config import PretrainedModelConfig
+
+if TYPE_CHECKING:
+    from workers.controller.console import RunConsole
 
 USAGE = """delta-submit: send a training run to a cluster.
 
@@ -66,7 +70,6 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
         settings: The same as Hydra composed it.
         lint: Only look for mistakes, without asking the cluster.
     """
-    from launch.preflight import check
     from launch.submit.show import show_plan, show_submission
     from workers.controller.console import RunConsole
 
@@ -82,8 +85,11 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
     if config.dry_run or lint:
         show_plan(console.console, plan, files=files)
     warnings = list(backend.lint(plan, files))
-    # What a run would find wrong on its nodes, found here; what those nodes have is not known here.
-    check(dataclasses.replace(config, dry_run=True), console)
+    elsewhere = [] if isinstance(config.cluster, SlurmConfig) else unseen(config)
+    if elsewhere:
+        warnings.append(f"not here, so model, data and memory are checked when the run starts: {', '.join(elsewhere)}")
+    else:
+        _preflight(config, console)
     if not lint:
         try:
             warnings += backend.check(plan)
@@ -99,6 +105,24 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
     submission = backend.submit(plan, files)
     show_submission(console.console, plan, submission)
     return 0
+
+
+def _preflight(config: TrainConfig, console: "RunConsole") -> None:
+    """Find here what the run would find wrong on its nodes; what those nodes have is not known here.
+
+    Raises:
+        DeltaError: Something cannot work.
+    """
+    before = dict(os.environ)
+    try:
+        from launch.preflight import check, check_model
+
+        if isinstance(config.model, PretrainedModelConfig) and not config.dry_run:
+            check_model(config.model)
+        check(dataclasses.replace(config, dry_run=True), console)
+    finally:  # libraries set variables for themselves, with paths of this machine, which a job would inherit
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _run_here(*, lint: bool) -> NoReturn:

@@ -97,7 +97,7 @@ def plan_for(config: TrainConfig, overrides: Sequence[str], *, work_dir: Path, i
     """
     cluster = config.cluster
     run_dir = (work_dir / config.run_dir).resolve()
-    inputs = dict(_inputs(config, work_dir))
+    inputs = {key: path for key, path in _paths(config, work_dir) if path.exists()}
     gpus_per_engine = config.rollout.tensor_parallel_size if cluster.num_gpus else 1
     submitted = cluster if isinstance(cluster, SubmittedConfig) else None
     return Plan(
@@ -164,14 +164,21 @@ def _told(
         yield "hydra.mode=RUN"
 
 
-def _inputs(config: Any, work_dir: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
-    """Settings that name a local file or folder to read, and its absolute path; a hub's name is none."""
+def unseen(config: TrainConfig) -> list[str]:
+    """Settings with absolute paths that are not on this machine, but may be on a cluster's storage."""
+    nowhere = Path("/nowhere")  # what relative paths, and names on a hub, are taken to be below
+    paths = _paths(config, nowhere)
+    return [f"{key}={path}" for key, path in paths if not path.exists() and not path.is_relative_to(nowhere)]
+
+
+def _paths(config: Any, work_dir: Path, prefix: str = "") -> Iterator[tuple[str, Path]]:
+    """Settings that name something to read, and its absolute path; a hub's name becomes a path of nothing."""
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            yield from _inputs(value, work_dir, f"{prefix}{field.name}.")
-        elif field.name in ("path", "resume_from") and value and (work_dir / value).expanduser().exists():
-            yield f"{prefix}{field.name}", (work_dir / value).expanduser().resolve()
+            yield from _paths(value, work_dir, f"{prefix}{field.name}.")
+        elif field.name in ("path", "resume_from") and value:
+            yield f"{prefix}{field.name}", (work_dir / Path(value).expanduser()).resolve()
 
 
 def _quoted(value: str) -> str:

@@ -9,7 +9,7 @@ import abc
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -79,18 +79,19 @@ class SweepLauncher(Launcher):
             )
         folder = self._folder
         planned = self._planned(job_overrides, folder)
-        self.check(planned)
+        check_folders([plan.member for plan in planned])
+        self.log = EventLog(folder)
+        before = self.statuses(planned)
+        left = [plan for plan in planned if before[plan.member.name].state is not State.complete]
+        self.check(left, before)
         if self._settings.dry_run:
-            self._try(planned)
+            self._try(left)
             return [_done(plan) for plan in planned]
         sweep = Sweep(
             folder=folder, command=("delta-train", *sys.argv[1:]), members=tuple(plan.member for plan in planned)
         )
         with held(folder, say=self.console.warn, name="sweep"):
             write_sweep(joined(sweep, read_sweep(folder)))
-            self.log = EventLog(folder)
-            before = self.statuses(planned)
-            left = [plan for plan in planned if before[plan.member.name].state is not State.complete]
             self.console.say(f"sweep {folder}: {len(planned)} members, {len(planned) - len(left)} of them complete")
             self.run(left)
             self._close(planned, folder)
@@ -104,14 +105,17 @@ class SweepLauncher(Launcher):
             SystemExit: The sweep itself was told to end; the members that are under way were looked after.
         """
 
-    def check(self, planned: Sequence[Planned]) -> None:
+    def check(self, left: Sequence[Planned], statuses: Mapping[str, Status]) -> None:
         """Find what cannot work, before anything is started.
+
+        Args:
+            left: Members that are not complete.
+            statuses: How they are doing, by name.
 
         Raises:
             DeltaError: Something cannot.
         """
-        check_folders([plan.member for plan in planned])
-        for plan in planned:
+        for plan in left:
             _check_course(plan)
 
     def log_of(self, member: Member) -> Path:

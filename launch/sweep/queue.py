@@ -5,7 +5,7 @@ from pathlib import Path
 
 from delta.errors import SubmissionError
 from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED
-from launch.submit.slurm.backend import run
+from launch.submit.slurm.commands import run
 from launch.submit.slurm.marks import ENDED, Marks
 from launch.sweep.reason import reason_in
 from launch.sweep.record import Event, Member

@@ -43,7 +43,7 @@ def while_shards_are_written(step: int) -> None:
     write = LearnerGroup.write
 
     async def dying(self: LearnerGroup, folder: Path) -> Any:
-        if folder.name != f".writing-{step:06d}":
+        if not folder.name.startswith(f".writing-{step:06d}-"):
             return await write(self, folder)
         writing = asyncio.ensure_future(write(self, folder))
         while not list(folder.rglob("*.safetensors")) and not writing.done():
@@ -59,7 +59,7 @@ def between_draft_and_publish(step: int) -> None:
 
     def dying(path: Path) -> None:
         force(path)
-        if path.name == f".writing-{step:06d}":
+        if path.name.startswith(f".writing-{step:06d}-"):
             die()
 
     checkpoints.force_to_disk = dying

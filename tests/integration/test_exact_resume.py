@@ -49,7 +49,7 @@ def test_kills_at_every_kind_of_point_and_at_random_leave_no_trace(uninterrupted
     # next step may be, for checkpoints are written while that is trained.
     run_and_die(run_dir, "between_draft_and_publish:3", cache)
     assert published(run_dir) == [1, 2]
-    assert (run_dir / "checkpoints" / ".writing-000003" / "manifest.json").exists()
+    assert list((run_dir / "checkpoints").glob(".writing-000003-*/manifest.json"))
     assert len(rows(run_dir)) >= 3
     assert course(run_dir) == course(uninterrupted)[: len(rows(run_dir))]
 
@@ -60,7 +60,7 @@ def test_kills_at_every_kind_of_point_and_at_random_leave_no_trace(uninterrupted
 
     run_and_die(run_dir, "while_shards_are_written:4", cache)
     assert max(published(run_dir)) == 3
-    assert list((run_dir / "checkpoints" / ".writing-000004").rglob("*.safetensors"))
+    assert list((run_dir / "checkpoints").glob(".writing-000004-*/**/*.safetensors"))
 
     seed = random.randrange(2**32)
     run_and_die(run_dir, f"at_random:{seed}", cache)

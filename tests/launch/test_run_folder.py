@@ -7,7 +7,7 @@ import os
 import pytest
 from omegaconf import OmegaConf
 
-from delta.errors import ConfigError, StorageError
+from delta.errors import ConfigError, StorageError, TakenOverError
 from launch.run_folder import held, keep_settings
 from tests.conftest import files_up_to
 
@@ -44,6 +44,24 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
     said = []
     with hold(tmp_path, said.append):
         assert said == [f"{tmp_path} cannot be locked (Function not implemented): make sure that no other run uses it."]
+
+
+def test_where_locks_do_not_reach_the_older_driver_hears_of_the_newer(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with held(tmp_path, say=str) as older:
+        older.check()
+        with held(tmp_path, say=str) as newer:
+            newer.check()
+            with pytest.raises(TakenOverError, match=rf"another driver by now \({newer.name}\); expected {older.name}"):
+                older.check()
+
+
+def test_a_driver_without_room_for_its_name_is_not_taken_for_another(tmp_path, monkeypatch):
+    with files_up_to(0), hold(tmp_path) as held_folder:
+        held_folder.check()
 
 
 def test_settings_that_cannot_be_written_leave_those_of_before(tmp_path):

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 from delta.errors import CheckpointError, StorageError
 from workers.files import FileDigest, describe_difference, force_to_disk
+from workers.hold import Hold
 
 PROJECT = "delta-rlvr"
 """Marks a manifest as ours."""
@@ -53,18 +55,37 @@ class Manifest:
 class CheckpointStore:
     """The checkpoints of a run, newest last, a bounded number of them."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        """Look after `folder`."""
+    def __init__(self, folder: Path, *, keep: int, hold: Hold | None = None) -> None:
+        """Look after `folder`.
+
+        Args:
+            folder: Of the checkpoints.
+            keep: How many.
+            hold: The claim of whoever writes there; without, nobody else does.
+        """
         self._folder = folder
         self._keep = keep
+        self._hold = hold
+
+    def check_hold(self) -> None:
+        """Make sure that the checkpoints are still this driver's to write.
+
+        Raises:
+            TakenOverError: They are another's.
+        """
+        if self._hold is not None:
+            self._hold.check()
 
     def discard_drafts(self) -> None:
         """Delete what interrupted writes left behind; for the one process that writes here."""
+        self.check_hold()
         for leftover in self._folder.glob(".writing-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
     def begin(self, step: int, *, needed: int = 0) -> Path:
-        """An empty folder to write the checkpoint of `step` into.
+        """An empty folder to write the checkpoint of `step` into, of a name that no other attempt has.
+
+        So a rank that was given up, but lives on behind a broken network, cannot write into what replaced its draft.
 
         Args:
             step: Training steps that are complete.
@@ -73,9 +94,8 @@ class CheckpointStore:
         Raises:
             StorageError: The folder cannot be written, or has too little room.
         """
-        draft = self._folder / f".writing-{step:06d}"
+        draft = self._folder / f".writing-{step:06d}-{secrets.token_hex(4)}"
         try:
-            shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             free = shutil.disk_usage(draft).free
         except OSError as error:
@@ -92,12 +112,14 @@ class CheckpointStore:
 
         Raises:
             StorageError: The manifest cannot be written.
+            TakenOverError: Another driver has the run folder by now; nothing is published.
         """
         final = self.place_of(manifest.step)
         try:
             (draft / MANIFEST).write_text(_sealed(manifest), encoding="utf-8")
             force_to_disk(draft / MANIFEST)
             force_to_disk(draft)
+            self.check_hold()
             draft.rename(final)  # fails on a folder with files: a checkpoint is never replaced, so it is always there
             force_to_disk(self._folder)
         except OSError as error:

@@ -12,6 +12,7 @@ from workers.controller.metrics import LoggerConfig
 from workers.deadlines import DeadlinesConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig
+from workers.placement import NodePlacement, place
 from workers.rollout.config import RolloutConfig
 
 
@@ -132,6 +133,20 @@ class TrainConfig:
                 f"learner.updates_per_step={self.learner.updates_per_step} mini-batches; use a multiple of "
                 f"{self.learner.updates_per_step} prompts, or another number of updates."
             )
+
+    def placement(self, *, nodes: int) -> tuple[NodePlacement, ...]:
+        """Who runs on which of so many nodes.
+
+        Raises:
+            ConfigError: They do not fit.
+        """
+        return place(
+            nodes=nodes,
+            gpus_per_node=self.cluster.num_gpus,
+            num_ranks=self.learner.num_ranks,
+            num_engines=self.rollout.num_workers,
+            gpus_per_engine=self.rollout.tensor_parallel_size,
+        )
 
     @property
     def mismatch_limit(self) -> float:

@@ -12,6 +12,7 @@ from typing import Any
 
 from delta.errors import ConnectionLostError, DiedError, ExhaustedError, FaultError, StallError
 from workers.calls import find_dead
+from workers.cluster.nodes import Node, is_attached
 from workers.controller.config import FaultsConfig
 from workers.controller.console import RunConsole
 from workers.controller.metrics import JsonLines
@@ -74,6 +75,7 @@ class FaultDesk:
         step: int,
         actors: Mapping[str, Any],
         awaited: Mapping[str, Sequence[str]],
+        nodes: Sequence[Node] = (),
         remedy: str = "restart",
     ) -> Fault:
         """Find out who it was and write down what is known; returns when the run may start again.
@@ -83,6 +85,7 @@ class FaultDesk:
             step: Training steps that are complete.
             actors: Learners and engines by name.
             awaited: Ids of the prompts whose rollouts are not there, by engine.
+            nodes: Where they work.
             remedy: What is about to be done.
 
         Raises:
@@ -90,7 +93,7 @@ class FaultDesk:
         """
         who, cause = error.who, error.cause
         if isinstance(error, StallError):
-            cause += await self._report(error, step=step, actors=actors, awaited=awaited)
+            cause += await self._report(error, step=step, actors=actors, awaited=awaited, nodes=nodes)
         elif dead := await find_dead(actors, within_s=NOTICE_S):
             who = ", ".join(dead)
             cause = self._cause_of_death(next(iter(dead.values())))
@@ -101,11 +104,19 @@ class FaultDesk:
         return self._decide(who=who, phase=error.phase, cause=cause, step=step, error=error, remedy=remedy)
 
     async def _report(
-        self, stall: StallError, *, step: int, actors: Mapping[str, Any], awaited: Mapping[str, Sequence[str]]
+        self,
+        stall: StallError,
+        *,
+        step: int,
+        actors: Mapping[str, Any],
+        awaited: Mapping[str, Sequence[str]],
+        nodes: Sequence[Node],
     ) -> str:
         """Write the stall report; what to add to the cause. Without room for it the run may still be mended."""
         try:
-            report = await write_stall_report(self._run_dir, stall, step=step, awaited=awaited, actors=list(actors))
+            report = await write_stall_report(
+                self._run_dir, stall, step=step, awaited=awaited, actors=list(actors), nodes=nodes
+            )
         except OSError as error:
             self._console.warn(f"{stall.phase}: no answer from {stall.who}; no stall report could be written: {error}")
             return ""
@@ -134,8 +145,9 @@ class FaultDesk:
     def _cause_of_death(self, said: str) -> str:
         """Ray's words without its guesses, and the kernel's."""
         kills, self._oom_kills = oom_kills() - self._oom_kills, oom_kills()
+        host = "the driver's host" if is_attached() else "this host"
         if kills > 0:
-            kernel = f"the kernel killed {kills} process{'es' * (kills > 1)} of this host for want of memory (OOM)"
+            kernel = f"the kernel killed {kills} process{'es' * (kills > 1)} of {host} for want of memory (OOM)"
         else:
-            kernel = "killed or crashed; the kernel killed no process of this host for want of memory"
+            kernel = f"killed or crashed; the kernel killed no process of {host} for want of memory"
         return f"{RAYS_GUESSES.sub('', said).rstrip('. ')} ({kernel})"

@@ -17,6 +17,7 @@ from delta.data.sampler import PromptSampler
 from delta.diagnostics import batch_metrics, check_mismatch
 from delta.errors import DiedError, FaultError, StallError, StorageError, WorkerError
 from delta.types import Prompt, UpdateReport
+from workers.cluster.nodes import is_attached
 from workers.controller.alarms import ConstantRewardAlarm, GradientAlarm
 from workers.controller.checkpoints import CheckpointStore
 from workers.controller.collection import Collected, Collector, rollout_seed
@@ -27,11 +28,14 @@ from workers.controller.evaluation import Evaluation, summarize
 from workers.controller.faults import FaultDesk
 from workers.controller.interruption import Interrupted, Interruption
 from workers.controller.metrics import JsonLines, Row, Tracker
+from workers.controller.roster import Roster
 from workers.controller.saving import Saver
 from workers.controller.starting_point import starting_point
 from workers.controller.trajectory import changed_versions, check_same_trajectory, trajectory_of
+from workers.hold import Hold
 from workers.rollout.engine import SamplingRequest
 from workers.rollout.worker import RolloutTask
+from workers.signals import undisturbed
 
 T = TypeVar("T")
 
@@ -51,9 +55,25 @@ class Controller:
     """One run, from a model and prompts to a trained policy in `run_dir`."""
 
     def __init__(
-        self, config: TrainConfig, *, model_path: Path, data: RunData, run_dir: Path, console: RunConsole
+        self,
+        config: TrainConfig,
+        *,
+        model_path: Path,
+        data: RunData,
+        run_dir: Path,
+        console: RunConsole,
+        hold: Hold | None = None,
     ) -> None:
-        """Prepare; `run` does the work."""
+        """Prepare; `run` does the work.
+
+        Args:
+            config: Of the run.
+            model_path: The model it begins with.
+            data: What it trains and measures on.
+            run_dir: Where it writes.
+            console: Where progress is shown.
+            hold: The claim to `run_dir`; without, nobody else writes there.
+        """
         self._config = config
         self._model_path = str(model_path)
         self._data = data
@@ -63,13 +83,15 @@ class Controller:
         self._metrics = JsonLines(run_dir / "metrics.jsonl")
         self._evaluations = JsonLines(run_dir / "evaluations.jsonl")
         self._filtered = JsonLines(run_dir / "filtered.jsonl")
-        self._checkpoints = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep)
+        self._checkpoints = CheckpointStore(run_dir / "checkpoints", keep=config.checkpoint.keep, hold=hold)
         self._trajectory = trajectory_of(config, data.train)
         self._step, self._taken = 0, 0  # steps done, prompts taken from the stream
         self._began_from: Path | None = None
         self._evaluated: set[int] = set()  # steps; their file holds all answers and is not to be read at each step
         self._tracker = Tracker(config.logger, run_dir=run_dir, settings=self._trajectory)
         self.interruption = Interruption(grace_s=config.faults.grace_s)
+        self._crew: Crew | None = None
+        self._roster = Roster(config, model_path=self._model_path, run_dir=run_dir, say=console.say)
         self._faults = FaultDesk(config.faults, run_dir=run_dir, console=console)
         self._constant_reward = ConstantRewardAlarm(steps=config.verifier.constant_reward_steps)
         self._gradients = GradientAlarm()
@@ -92,6 +114,9 @@ class Controller:
             return False
         finally:
             self._tracker.close()
+            if self._crew is not None and is_attached():  # else Ray is ours, and all processes end with it
+                with undisturbed():
+                    await self._crew.disband()
 
     async def _start_and_train(self) -> bool:
         """What a fresh process does; after a fault it is done again, with new processes."""
@@ -151,7 +176,8 @@ class Controller:
     async def start(self) -> None:
         """Start all processes and load the model into them; engines and learners load side by side."""
         with self._console.phase("starting engines, verifier and learners"):
-            self._crew = crew = Crew(self._config, model_path=self._model_path)
+            stations = await self._roster.stations()
+            self._crew = crew = Crew(self._config, model_path=self._model_path, stations=stations)
             self._rollouts, self._verifier, self._learners = crew.rollouts, crew.verifier, crew.learners
             self._collector = Collector(self._config, self._sampler, rollouts=self._rollouts, verifier=self._verifier)
             self._saver = Saver(
@@ -174,11 +200,11 @@ class Controller:
         Raises:
             ExhaustedError: It happened too often.
         """
-        await self._faults.take_in(
-            fault, step=self._step, actors=self._crew.by_name(), awaited=self._collector.awaited()
-        )
+        crew, awaited = self._crew, self._collector.awaited()
+        assert crew is not None
+        await self._faults.take_in(fault, step=self._step, actors=crew.by_name(), awaited=awaited, nodes=crew.nodes)
         await self._saver.drop()
-        await self._crew.disband()
+        await crew.disband()
 
     async def _sampled(self, sample: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Sample until it succeeds: what is sampled depends on no engine's history, so engines can be replaced.
@@ -190,14 +216,20 @@ class Controller:
             try:
                 return await self.interruption.abandon(sample())
             except (DiedError, StallError) as error:
-                engines = self._rollouts.by_name()
-                if error.who not in engines:
+                crew, engines = self._crew, self._rollouts.by_name()
+                assert crew is not None
+                if error.who not in engines or not crew.has_its_nodes():
                     raise
                 awaited = self._collector.awaited()
                 await self._faults.take_in(
-                    error, step=self._step, actors=engines, awaited=awaited, remedy="new engines"
+                    error,
+                    step=self._step,
+                    actors=engines,
+                    awaited=awaited,
+                    nodes=crew.nodes,
+                    remedy="new engines",
                 )
-                await self.interruption.abandon(self._crew.replace_engines())
+                await self.interruption.abandon(crew.replace_engines())
                 await self._learners.connect(self._rollouts.actors)
                 await self._publish(self._step)
 
@@ -326,7 +358,9 @@ class Controller:
 
         Raises:
             GradientError: It was one of too many that trained nothing.
+            TakenOverError: Another driver has the run folder by now.
         """
+        self._checkpoints.check_hold()
         self._metrics.append(row)
         self._console.step(row, steps=self._config.steps)
         self._tracker.log(row, step=self._step)

@@ -260,13 +260,13 @@ def write_state(staged: StagedState, folder: Path, *, rank: int) -> dict[str, Fi
         Size and checksum of what was written, by name.
 
     Raises:
-        StorageError: It cannot be written, for example because the disk is full.
+        StorageError: It cannot be written, for example because the disk is full, or the draft was discarded.
     """
     ranks = staged.index.ranks
     tensors = {file_name("weights", rank, ranks): staged.weights, file_name("optimizer", rank, ranks): staged.optimizer}
     names = list(tensors)
     with storage_errors(f"learner rank {rank}"):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # but never the draft it is in, which may have been given up
         for name, shards in tensors.items():
             save_file(shards, folder / name)
         if rank == 0:
@@ -282,6 +282,7 @@ def write_description(model: Any, tokenizer: Any, folder: Path) -> dict[str, Fil
         StorageError: It cannot be written.
     """
     with storage_errors("learner rank 0"):
+        folder.mkdir()
         model.config.save_pretrained(folder)
         if model.can_generate():
             model.generation_config.save_pretrained(folder)

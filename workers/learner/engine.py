@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from delta.errors import ConfigError
+from workers.addresses import rendezvous_store
 from workers.learner.config import LearnerConfig, OffloadConfig, OffloadDevice
 from workers.learner.policy import Policy
 
@@ -29,12 +30,15 @@ def join_ranks(*, rank: int, world_size: int, address: str, port: int, timeout_s
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     os.environ.update(
         RANK=str(rank),
-        LOCAL_RANK=str(rank),
+        LOCAL_RANK="0",  # a rank sees one GPU, wherever it is
         WORLD_SIZE=str(world_size),
         MASTER_ADDR=address,
         MASTER_PORT=str(port),
     )
-    deepspeed.init_distributed(dist_backend="gloo", timeout=timedelta(seconds=timeout_s), verbose=False)
+    store = rendezvous_store(address=address, port=port, rank=rank, world_size=world_size, timeout_s=timeout_s)
+    timeout = timedelta(seconds=timeout_s)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world_size, timeout=timeout)
+    deepspeed.init_distributed(dist_backend="gloo", timeout=timeout, verbose=False)
 
 
 def create_engine(policy: Policy, config: LearnerConfig) -> Any:

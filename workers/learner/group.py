@@ -9,6 +9,7 @@ import ray
 
 from delta.types import Floats, RolloutGroup, UpdateReport
 from workers.calls import gather
+from workers.cluster.nodes import Node, pinned
 from workers.deadlines import DeadlinesConfig
 from workers.files import FileDigest
 from workers.learner.actor import LearnerActor
@@ -20,13 +21,27 @@ from workers.learner.worker import learner_environment
 class LearnerGroup:
     """The ranks of one ZeRO-3 group; every call goes to all of them, since every call holds collectives."""
 
-    def __init__(self, config: LearnerConfig, *, deadlines: DeadlinesConfig) -> None:
-        """Start the processes; `set_up` loads the model."""
+    def __init__(
+        self, config: LearnerConfig, *, deadlines: DeadlinesConfig, nodes: Sequence[Node] = (), num_gpus: int = 0
+    ) -> None:
+        """Start the processes; `set_up` loads the model.
+
+        Args:
+            config: The learner's.
+            deadlines: Of the calls.
+            nodes: Of the ranks, in their order; without, Ray chooses.
+            num_gpus: GPUs of a rank: 1, or 0 on CPUs.
+        """
         self._deadlines = deadlines
         self.num_ranks = config.num_ranks
         environment = {"env_vars": learner_environment(config)}
         self.actors = [
-            LearnerActor.options(num_cpus=0, runtime_env=environment).remote(rank=rank, config=config)
+            LearnerActor.options(
+                num_cpus=0,
+                num_gpus=num_gpus,
+                runtime_env=environment,
+                scheduling_strategy=pinned(nodes[rank] if nodes else None),
+            ).remote(rank=rank, config=config)
             for rank in range(config.num_ranks)
         ]
 

@@ -1,8 +1,8 @@
 """A learner rank as a process: group membership, weight sync, checkpoints, and the update itself."""
 
 import os
+import secrets
 import shutil
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import torch
 from ray.actor import ActorHandle
 
 from delta.types import Floats, RolloutGroup, UpdateReport
+from workers.addresses import free_address, use_own_address
 from workers.cpu_linear import use_onednn
 from workers.files import FileDigest, replace_folder, storage_errors
 from workers.learner.checkpoint import LEARNER, MODEL, LearnerState, StagedState, write_description, write_state
@@ -29,12 +30,11 @@ class LearnerWorker:
         self._rank = rank
         self._config = config
         self._staged: StagedState | None = None
+        use_own_address()
 
     def address(self) -> tuple[str, int]:
-        """An address of this process's host that is free to listen on."""
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return "127.0.0.1", probe.getsockname()[1]
+        """An address of this process's node that is free to listen on."""
+        return free_address()
 
     def set_up(
         self,
@@ -194,8 +194,10 @@ class LearnerWorker:
             remedy="Free space, then start the same command again: the policy is in the last checkpoint.",
         ):
             final = Path(folder)
-            draft = final.with_name(f".writing-{final.name}")
-            shutil.rmtree(draft, ignore_errors=True)
+            for leftover in final.parent.glob(f".writing-{final.name}-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            # A name of its own: a rank that was given up may live on behind a broken network, and write.
+            draft = final.with_name(f".writing-{final.name}-{secrets.token_hex(4)}")
             draft.mkdir(parents=True)
             self._causal_lm.save_pretrained(draft, state_dict=weights)
             self._tokenizer.save_pretrained(draft)

@@ -8,6 +8,7 @@ import ray
 
 from delta.types import Floats, Rollout
 from workers.calls import gather, stalled, translate
+from workers.cluster.nodes import Node, pinned
 from workers.deadlines import DeadlinesConfig
 from workers.rollout.actor import RolloutActor
 from workers.rollout.config import RolloutConfig
@@ -19,9 +20,28 @@ class RolloutPool:
     """Engines that hold the same policy."""
 
     def __init__(
-        self, model_path: str, config: RolloutConfig, *, dtype: str, seed: int, deadlines: DeadlinesConfig
+        self,
+        model_path: str,
+        config: RolloutConfig,
+        *,
+        dtype: str,
+        seed: int,
+        deadlines: DeadlinesConfig,
+        nodes: Sequence[Node] = (),
+        num_gpus: int = 0,
     ) -> None:
-        """Start the engines; `ready` waits for them."""
+        """Start the engines; `ready` waits for them.
+
+        Args:
+            model_path: The initial model.
+            config: Of engines and sampling.
+            dtype: Of the weights.
+            seed: Of the engines.
+            deadlines: Of the calls.
+            nodes: Of the engines, in their order; without, Ray chooses.
+            num_gpus: GPUs of an engine; 0 on CPUs.
+        """
+        self._nodes, self._num_gpus = nodes, num_gpus
         self._deadlines = deadlines
         self._model_path, self._config, self._dtype, self._seed = model_path, config, dtype, seed
         self.actors: list[Any] = []
@@ -33,10 +53,13 @@ class RolloutPool:
         """Start engines; they hold the initial model."""
         environment = {"env_vars": engine_environment(self._config)}
         self.actors = [
-            RolloutActor.options(num_cpus=0, runtime_env=environment).remote(
-                self._model_path, self._config, dtype=self._dtype, seed=self._seed
-            )
-            for _ in range(self._config.num_workers)
+            RolloutActor.options(
+                num_cpus=0,
+                num_gpus=self._num_gpus,
+                runtime_env=environment,
+                scheduling_strategy=pinned(self._nodes[place] if self._nodes else None),
+            ).remote(self._model_path, self._config, dtype=self._dtype, seed=self._seed)
+            for place in range(self._config.num_workers)
         ]
 
     def end(self) -> None:

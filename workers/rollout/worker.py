@@ -7,6 +7,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from delta.types import Floats, Rollout
+from workers.addresses import use_own_address
 from workers.rollout.config import RolloutConfig
 from workers.rollout.engine import Completion, Engine, SamplingRequest, VllmEngine
 
@@ -31,6 +32,7 @@ class RolloutWorker:
 
     def __init__(self, model_path: str, config: RolloutConfig, *, dtype: str, seed: int) -> None:
         """Load tokenizer and engine."""
+        use_own_address()
         self._tokenizer = AutoTokenizer.from_pretrained(model_path)
         self._engine: Engine = VllmEngine(
             model_path, config, eos_token_id=self._tokenizer.eos_token_id, dtype=dtype, seed=seed

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from delta.errors import WorkerError
 from delta.rewards import RewardConfig
 from delta.types import Outcome, Sample, Verdict
 from workers.calls import GONE, gather
+from workers.cluster.nodes import Node, listed, pinned
 from workers.verifier.actor import VerifierActor
 from workers.verifier.cache import VerdictCache
 from workers.verifier.config import PoolConfig, ScoringConfig
@@ -33,7 +33,7 @@ STOP_S = 20.0
 class Host:
     """An actor, where it runs, and what it has to do."""
 
-    node_id: str
+    node: Node
     workers: int
     actor: Any
     load: int = 0
@@ -47,23 +47,20 @@ class VerifierPool:
     """Scores answers on the cluster's CPUs.
 
     Every node has an actor with killable worker processes. An answer that hangs or kills its process is that process's
-    and nobody else's trouble; a lost actor is replaced and its answers are scored elsewhere. `score` waits while all
-    actors have their hands full, which is what slows rollouts down to what can be verified.
+    and nobody else's trouble; a lost actor is replaced and its answers are scored elsewhere. A lost node is not: the
+    others do its work. `score` waits while all actors have their hands full, which is what slows rollouts down to what
+    can be verified.
     """
 
-    def __init__(self, config: PoolConfig, reward: RewardConfig) -> None:
-        """Start an actor on every node that has CPUs."""
+    def __init__(self, config: PoolConfig, reward: RewardConfig, *, nodes: Sequence[Node] = ()) -> None:
+        """Start an actor on each of the nodes; without any, on all that have CPUs."""
         self._config = config
         self._scoring = ScoringConfig(config, reward)
         self._cache = VerdictCache(config.cache_size)
         self._statistics = VerifierStatistics()
         self._counted_hits = 0
         self._room = asyncio.Condition()
-        self._hosts = [
-            self._start(node["NodeID"], workers_for(self._scoring, cpus=node["Resources"]["CPU"]))
-            for node in ray.nodes()
-            if node["Alive"] and node["Resources"].get("CPU")
-        ]
+        self._hosts = [self._start(node, workers_for(self._scoring, cpus=node.cpus)) for node in nodes or listed()]
         if not self._hosts:
             raise WorkerError("no node of the cluster has CPUs for verifiers; expected at least one.")
 
@@ -150,23 +147,27 @@ class VerifierPool:
         await asyncio.shield(host.loading)
 
     async def _load(self, host: Host) -> None:
-        await gather(
-            {f"verifier on node {host.node_id[:8]}": host.actor.ready.remote()}, phase="loading", timeout_s=START_S
-        )
+        await gather({f"verifier on {host.node}": host.actor.ready.remote()}, phase="loading", timeout_s=START_S)
 
     def _replace(self, host: Host) -> None:
-        """Start another actor in the place of a lost one, once."""
-        if host in self._hosts:
-            ray.kill(host.actor)
-            self._statistics.replaced += 1
-            self._hosts[self._hosts.index(host)] = self._start(host.node_id, host.workers)
+        """Start another actor in the place of a lost one, once; none on a node that is gone while there are others.
 
-    def _start(self, node_id: str, workers: int) -> Host:
+        A node may be gone without Ray's knowing yet. What is started there is lost as well, and by then Ray knows.
+        """
+        if host not in self._hosts:
+            return
+        ray.kill(host.actor)
+        self._statistics.replaced += 1
+        if len(self._hosts) > 1 and host.node not in listed():
+            self._hosts.remove(host)
+        else:
+            self._hosts[self._hosts.index(host)] = self._start(host.node, host.workers)
+
+    def _start(self, node: Node, workers: int) -> Host:
         actor = VerifierActor.options(
             num_cpus=0,
             max_concurrency=1000,
-            # Soft: when the node is gone, another one takes over.
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=True),
+            scheduling_strategy=pinned(node),
             runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
         ).remote(self._scoring, workers=workers)
-        return Host(node_id, workers, actor)
+        return Host(node, workers, actor)

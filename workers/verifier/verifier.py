@@ -7,6 +7,7 @@ from typing import Protocol
 from delta.errors import ConfigError
 from delta.rewards import RewardConfig
 from delta.types import Sample, Verdict
+from workers.cluster.nodes import Node
 from workers.verifier.config import PoolConfig, RemoteConfig, VerifierConfig
 
 
@@ -42,8 +43,13 @@ class Verifier(Protocol):
         """Leave nothing behind."""
 
 
-def verifier_for(config: VerifierConfig, reward: RewardConfig) -> Verifier:
+def verifier_for(config: VerifierConfig, reward: RewardConfig, *, nodes: Sequence[Node] = ()) -> Verifier:
     """The verifier that a configuration describes.
+
+    Args:
+        config: Where answers are scored.
+        reward: What a verdict is worth.
+        nodes: Of the cluster, for a pool; without, all that it has.
 
     Raises:
         ConfigError: A reward that a remote service would not know of.
@@ -62,4 +68,4 @@ def verifier_for(config: VerifierConfig, reward: RewardConfig) -> Verifier:
         raise TypeError(f"{type(config).__name__} describes no verifier")
     from workers.verifier.pool import VerifierPool  # Ray, which a remote service does without
 
-    return VerifierPool(config, reward)
+    return VerifierPool(config, reward, nodes=nodes)

@@ -31,6 +31,7 @@ from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from workers.addresses import listening
 from workers.weights.buckets import buckets
 
 BACKEND = "gloo"
@@ -75,7 +76,13 @@ class GlooTrainerInitInfo(TrainerInitInfo):
 
 def _join(address: str, port: int, rank: int, world_size: int, timeout_s: float) -> ProcessGroup:
     return stateless_init_torch_distributed_process_group(
-        address, port, rank, world_size, "gloo", timeout=timedelta(seconds=timeout_s)
+        address,
+        port,
+        rank,
+        world_size,
+        "gloo",
+        listen_socket=listening(address, port) if rank == 0 else None,
+        timeout=timedelta(seconds=timeout_s),
     )
 
 

@@ -1,24 +1,26 @@
 """Slurm as a backend: a batch script from the plan, its checks, and sbatch."""
 
-import os
-import re
+import dataclasses
+import json
 import secrets
 import shlex
-import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from delta.errors import SubmissionError
 from launch.submit.backend import Submission
 from launch.submit.plan import Plan
+from launch.submit.slurm.checks import check_files, check_fit, refuse_duplicate, refuse_running
+from launch.submit.slurm.commands import active_jobs, nodes, partitions, run
 from launch.submit.slurm.config import ContainerRuntime, SlurmConfig
-from workers.files import write_whole
+from workers.files import storage_errors, write_whole
 
 SCRIPT = "job.sbatch"
 TOKEN = "token"
+RECORD = "submission.json"
 
 
 class SlurmBackend:
@@ -61,28 +63,38 @@ class SlurmBackend:
         return {SCRIPT: text}
 
     def lint(self, plan: Plan, files: Mapping[str, str]) -> Sequence[str]:
-        """Nothing yet."""
+        """Everything that can be seen on this machine, without Slurm."""
+        check_files(self.config, plan, files[SCRIPT])
+        refuse_running(plan.run_dir)
         return []
 
     def check(self, plan: Plan) -> Sequence[str]:
-        """Nothing yet."""
-        return []
+        """Ask Slurm what it has, whether the run has a job already, and what it thinks of the script."""
+        refuse_duplicate(plan, active_jobs(plan.name))
+        warnings = list(check_fit(self.config, plan, nodes=nodes(), partitions=partitions()))
+        run("sbatch", "--test-only", stdin=self.render(plan)[SCRIPT])
+        return warnings
 
     def submit(self, plan: Plan, files: Mapping[str, str]) -> Submission:
-        """Write the files beside the run and hand the script to sbatch."""
-        plan.job_dir.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            write_whole(plan.job_dir / name, text)
-        token = plan.job_dir / TOKEN
-        token.touch(mode=0o600)
-        token.write_text(secrets.token_hex(32), encoding="utf-8")
+        """Write the files, and a secret for this job's Ray, beside the run, and hand the script to sbatch."""
+        with storage_errors(f"cannot write {plan.job_dir}", remedy="Free space or choose another run_dir."):
+            plan.job_dir.mkdir(parents=True, exist_ok=True)
+            for name, text in files.items():
+                write_whole(plan.job_dir / name, text)
+            token = plan.job_dir / TOKEN
+            token.unlink(missing_ok=True)
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32), encoding="utf-8")
         answer = run("sbatch", "--parsable", str(plan.job_dir / SCRIPT))
         job_id = answer.strip().splitlines()[-1].split(";")[0]
-        return Submission(
+        submission = Submission(
             job_id=job_id,
             follow=f"tail -F {shlex.quote(str(plan.job_dir / 'slurm.log'))}",
             cancel=f"scancel {job_id}",
         )
+        record = {**dataclasses.asdict(submission), "name": plan.name, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+        write_whole(plan.job_dir / RECORD, json.dumps(record, indent=1) + "\n")
+        return submission
 
     def _options(self, plan: Plan) -> Iterator[str]:
         """What is asked of Slurm for the job."""
@@ -102,6 +114,7 @@ class SlurmBackend:
         if config.time_limit:
             yield f"--time={config.time_limit}"
         yield f"--signal=B:USR1@{config.lead_s}"
+        yield "--dependency=singleton"  # two submissions at once; names belong to one run folder each
         yield "--requeue" if plan.restarts.requeue else "--no-requeue"
         if config.no_kill:
             yield "--no-kill"
@@ -155,31 +168,3 @@ class SlurmBackend:
             "--grace-s": f"{plan.restarts.grace_s:g}",
         }
         return {**flags, "--network": config.network} if config.network else flags
-
-
-def run(*command: str, stdin: str = "") -> str:
-    """Output of one of Slurm's commands.
-
-    Raises:
-        SubmissionError: It is not there, or refuses; its words are in the message.
-    """
-    # A submission from inside a job would otherwise inherit that job's shape.
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SLURM_") or k == "SLURM_CONF"}
-    try:
-        done = subprocess.run(command, input=stdin, env=environment, capture_output=True, text=True, timeout=120)
-    except FileNotFoundError as error:
-        raise SubmissionError(
-            f"{command[0]} is not found: expected Slurm's commands on this machine. Submit from a login node of the "
-            "cluster, or see the plan with dry_run=true."
-        ) from error
-    except subprocess.TimeoutExpired as error:
-        raise SubmissionError(f"{command[0]} did not answer within 120 s: is the cluster's controller up?") from error
-    if done.returncode:
-        words = re.sub(r"^(sbatch|scontrol|squeue|sinfo): (error: )?", "", done.stderr.strip(), flags=re.MULTILINE)
-        raise SubmissionError(f"{command[0]} refuses: {' '.join(words.splitlines()) or done.stdout.strip()}")
-    return done.stdout
-
-
-def words(text: str) -> Sequence[str]:
-    """Lines that are not empty."""
-    return [line.strip() for line in text.splitlines() if line.strip()]

@@ -11,6 +11,8 @@ from workers.files import write_whole
 
 STOP = "stop"
 """Made by the batch script: the run is to end in a checkpoint, soon."""
+LAST = "last"
+"""Made by the batch script: Slurm kills whatever is still there after its KillWait."""
 HEAD = "head"
 """Made by the head: its Ray listens; holds the address."""
 ENDED = "ended"

@@ -26,12 +26,12 @@ import psutil
 from delta.errors import SubmissionError
 from launch.command import EXIT_FAULT, EXIT_PREEMPTED, EXIT_USER_ERROR
 from launch.submit.slurm.driver import Driver
-from launch.submit.slurm.marks import ENDED, HEAD, STOP, Marks, failed, started
+from launch.submit.slurm.marks import ENDED, HEAD, LAST, STOP, Marks, failed, started
 from launch.submit.slurm.ports import own_block
 from launch.submit.slurm.ray_node import NodeResources, RayNode, adopt_orphans, alive_nodes, end_children
 
 SIGNALS = frozenset({signal.SIGTERM, signal.SIGUSR1, signal.SIGINT})
-POLL_S = 1.0
+POLL_S = 0.5
 """How often files, processes and signals are looked at."""
 START_TRIES = 3
 """Times that the head's Ray is started; a port may be taken between our look at it and Ray's."""
@@ -39,6 +39,8 @@ RETRY_S = 5.0
 """Between a worker's attempts to join."""
 MARGIN_S = 30.0
 """How long after the grace a worker still waits for the head's word."""
+CLEAN_UP_S = 2.5
+"""How long before Slurm kills what is left a node ends everything itself, and removes its files."""
 
 
 class Preempted(Exception):
@@ -63,6 +65,7 @@ class Node:
         )
         self.told: dict[int, float] = {}
         """Signals that came so far, and when first."""
+        self._end_at = float("inf")
 
     @property
     def logs(self) -> Path:
@@ -79,11 +82,18 @@ class Node:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0 and (came := signal.sigtimedwait(SIGNALS, left)):
             self.told.setdefault(came.si_signo, time.monotonic())
+        if self._end_at == float("inf") and self.marks.has(LAST):
+            self._end_at = time.monotonic() + self.arguments.kill_wait_s - CLEAN_UP_S
 
     @property
     def is_to_end(self) -> bool:
         """Whether Slurm, or the batch script on its behalf, has said that the time is up."""
         return bool(self.told) or self.marks.has(STOP)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether Slurm is about to kill everything here, which would leave files behind."""
+        return time.monotonic() > self._end_at
 
     @contextlib.contextmanager
     def ray(self, *, head_address: str = "") -> Iterator[RayNode]:
@@ -142,6 +152,8 @@ class Node:
                     self.say("the run is told to end")
                     self.pause()  # a SIGUSR1 to everybody has then come here, too
                 driver.tell(already=signal.SIGUSR1 in self.told)
+                if self.is_late:
+                    return EXIT_PREEMPTED
         if lost or (driver.was_told and code < 0):  # told before it could listen, or too slow
             return EXIT_PREEMPTED
         return code if code >= 0 else 128 - code
@@ -200,7 +212,7 @@ class Node:
     def is_over(self) -> bool:
         """Whether the head has said so, or has had all the time there is to say so."""
         latest = min(self.told.values(), default=float("inf")) + self.arguments.grace_s + MARGIN_S
-        return self.marks.has(ENDED) or time.monotonic() > latest
+        return self.marks.has(ENDED) or self.is_late or time.monotonic() > latest
 
 
 def own_address(name: str, nodes: dict[str, str], *, network: str = "") -> str:
@@ -233,13 +245,6 @@ def own_address(name: str, nodes: dict[str, str], *, network: str = "") -> str:
     return addresses[name]
 
 
-def interface_of(address: str) -> str:
-    """The network interface that has an address; empty if none has."""
-    return next(
-        (name for name, items in psutil.net_if_addrs().items() if any(item.address == address for item in items)), ""
-    )
-
-
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which the batch script writes."""
     parser = argparse.ArgumentParser(prog="python -m launch.submit.slurm.node", description=__doc__)
@@ -253,6 +258,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--last-port", type=int, required=True)
     parser.add_argument("--temp-dir", type=Path, required=True)
     parser.add_argument("--network", default="")
+    parser.add_argument("--kill-wait-s", type=float, required=True)
     parser.add_argument("--ready-timeout-s", type=float, required=True)
     parser.add_argument("--grace-s", type=float, required=True)
     roles = parser.add_subparsers(dest="role", required=True)
@@ -271,10 +277,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         node.marks.make(started(node.name))
         node.resources.check()
-        interface = interface_of(own_address(node.name, node.nodes, network=node.arguments.network))
-        if interface:  # left to themselves they may take one that other nodes do not reach
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={interface}")
         if node.arguments.role == "worker":
             return node.worker()
         node.say(f"on {', '.join(node.nodes)}: {shlex.join(node.arguments.driver)}")

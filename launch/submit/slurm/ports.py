@@ -69,6 +69,9 @@ def own_block(*, temp_dir: Path, first_port: int, last_port: int, cpus: int, pre
     Raises:
         SubmissionError: None is free.
     """
+    for left in temp_dir.glob(f"delta-{os.getuid()}-*"):
+        with _held(left):  # and so emptied and removed, if its owner was killed
+            pass
     size = len(FIXED) + 3 * cpus + SPARE
     count = (last_port + 1 - first_port) // size
     for number in range(preferred, preferred + count):

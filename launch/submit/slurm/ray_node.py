@@ -38,8 +38,9 @@ class NodeResources:
 
     def options(self) -> list[str]:
         """Options of `ray start`."""
-        memory = self.memory_mib or int(os.environ.get("SLURM_MEM_PER_NODE", 0))
-        memory = memory or psutil.virtual_memory().total // MIB
+        cpus = int(os.environ.get("SLURM_CPUS_ON_NODE", self.cpus))
+        given = int(os.environ.get("SLURM_MEM_PER_NODE", 0)) or cpus * int(os.environ.get("SLURM_MEM_PER_CPU", 0))
+        memory = self.memory_mib or given or psutil.virtual_memory().total // MIB
         return [
             f"--num-cpus={self.cpus}",
             f"--num-gpus={self.gpus}",
@@ -152,4 +153,4 @@ def alive_nodes(address: str) -> Sequence[str]:
 def _service(address: str) -> Any:
     from ray import _raylet
 
-    return _raylet.GcsClient(address=address)
+    return _raylet.GcsClient(address=address)  # type: ignore[attr-defined]  # compiled

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from delta.errors import CheckpointError, StorageError
+from delta.errors import CheckpointError, StorageError, TakenOverError
 from workers.controller.checkpoints import FORMAT, CheckpointStore, Manifest, find_checkpoint, read_manifest
 from workers.files import digests, files_in
+from workers.hold import Hold
 
 
 def write(store: CheckpointStore, step: int) -> Path:
@@ -55,6 +56,26 @@ def test_a_half_written_one_is_never_found_and_is_cleaned_up_by_who_writes_here(
     assert draft.exists()
     reader.discard_drafts()
     assert [path.name for path in tmp_path.iterdir()] == ["step-000002"]
+
+
+def test_every_attempt_has_a_draft_of_its_own(tmp_path):
+    """A rank of an older one may live on behind a broken network, and write."""
+    store = CheckpointStore(tmp_path, keep=2)
+    assert store.begin(4) != store.begin(4)
+
+
+def test_a_driver_whose_folder_was_taken_over_publishes_nothing_and_clears_nothing_away(tmp_path):
+    hold = Hold(tmp_path / ".driver", written=True)
+    hold.file.write_text(hold.name)
+    store = CheckpointStore(tmp_path / "checkpoints", keep=1, hold=hold)
+    write(store, 2)
+    drafted = store.begin(3)
+    hold.file.write_text("another")
+    for work in (lambda: write(store, 4), store.discard_drafts):
+        with pytest.raises(TakenOverError, match="belongs to another driver by now \\(another\\)"):
+            work()
+    assert drafted.exists()
+    assert [path.name for path in store.published()] == ["step-000002"]
 
 
 def test_a_checkpoint_is_never_replaced(tmp_path):
@@ -167,4 +188,4 @@ def test_a_full_disk_is_found_before_writing_and_the_last_complete_one_named(tmp
     store.begin(3, needed=2**20)
     with pytest.raises(StorageError, match=r"it takes 4.0 MiB, and 3.0 MiB are free.*step-000002"):
         store.begin(4, needed=4 * 2**20)
-    assert not (tmp_path / ".writing-000004").exists()
+    assert not list(tmp_path.glob(".writing-000004*"))

@@ -84,6 +84,12 @@ def test_a_folder_that_cannot_be_written_or_holds_nothing_is_named(tmp_path):
         read_index(tmp_path)
 
 
+def test_a_rank_that_was_given_up_does_not_make_its_draft_again(tmp_path):
+    with pytest.raises(StorageError, match=r"learner rank 1: .*No such file"):
+        write_state(staged(1, 2, torch.ones(4)), tmp_path / ".writing-000002-0123" / "learner", rank=1)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_state_survives_ranks_and_is_that_of_the_moment_it_was_taken(ray_cluster, make_model, tmp_path):

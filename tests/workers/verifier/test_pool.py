@@ -11,17 +11,19 @@ from delta.rewards import PartConfig, RewardConfig
 from delta.types import Outcome, Sample
 from tests.workers.verifier import judges
 from tests.workers.verifier.leftovers import alive, below, none_left
+from workers.cluster.nodes import Node, listed
 from workers.verifier.config import PoolConfig
 from workers.verifier.pool import VerifierPool
 
 pytestmark = pytest.mark.ray
 
 
-def use_pool(use, *, reward: RewardConfig | None = None, **config):
+def use_pool(use, *, reward: RewardConfig | None = None, nodes=(), **config):
     """What `use` returns, with a pool that is closed afterwards."""
 
     async def run():
-        pool = VerifierPool(PoolConfig(**({"num_workers": 2, "timeout_s": 60.0} | config)), reward or RewardConfig())
+        settings = PoolConfig(**({"num_workers": 2, "timeout_s": 60.0} | config))
+        pool = VerifierPool(settings, reward or RewardConfig(), nodes=nodes)
         try:
             return await use(pool)
         finally:
@@ -72,6 +74,19 @@ def test_what_is_killed_in_flight_costs_only_a_retry(ray_cluster, victim):
     assert statistics.replaced >= 1
     assert (before != after) == (victim == "actor")
     assert (statistics.retried > 0) == (victim == "actor")
+
+
+def test_a_lost_node_is_done_without(ray_cluster):
+    gone = Node(node_id="ab" * 28, address="10.0.0.9", name="gone", is_head=False, cpus=2.0, gpus=0.0)
+
+    async def use(pool: VerifierPool):
+        verdicts = await pool.score(naps(40))
+        return verdicts, len(pool.actors), pool.take_statistics()
+
+    verdicts, actors, statistics = use_pool(use, nodes=[*listed(), gone])
+    assert outcomes(verdicts) == [Outcome.correct] * 40
+    assert actors == 1
+    assert statistics.retried > 0
 
 
 def test_an_answer_that_hangs_and_one_that_kills_cost_the_others_nothing(ray_cluster):
