@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from delta.errors import ConfigError, DeltaError
 from launch.command import EXIT_MEMBERS, EXIT_PREEMPTED, EXIT_USER_ERROR
+from launch.overrides import quoted
 from launch.run_folder import held
-from launch.sweep.names import key_of, name_of_member, quoted, swept_keys, value_of
+from launch.sweep.names import key_of, name_of_member, swept_keys, value_of
 from launch.sweep.queue import jobs_as_far_as_known
 from launch.sweep.reason import tail
 from launch.sweep.record import (
@@ -116,7 +117,7 @@ class SweepLauncher(Launcher):
             DeltaError: Something cannot.
         """
         for plan in left:
-            _check_course(plan)
+            check_course(plan)
 
     def log_of(self, member: Member) -> Path:
         """Where the output of a member is."""
@@ -202,7 +203,7 @@ class SweepLauncher(Launcher):
         raise SystemExit(EXIT_MEMBERS if failed else EXIT_PREEMPTED)
 
 
-def _check_course(plan: Planned) -> None:
+def check_course(plan: Planned) -> None:
     """A member that has a checkpoint goes on from it, which it only may with the settings that it had.
 
     Raises:

@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
 from delta.errors import ConfigError, SubmissionError
 from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR
 from launch.submit.__main__ import backend_for
@@ -38,19 +41,23 @@ class SubmitLauncher(SweepLauncher):
             wait: Stay until all members are done, and end with their success or failure.
             poll_s: How often the queue is looked at.
         """
-        if at_once < 0 or poll_s <= 0:
-            raise ConfigError(
-                f"hydra.launcher.at_once={at_once}, hydra.launcher.poll_s={poll_s:g}: expected 0 or more jobs (0 is "
-                "all) and more than 0 s."
-            )
-        if at_once and not wait:
-            raise ConfigError(
-                f"hydra.launcher.at_once={at_once} needs hydra.launcher.wait=true: somebody has to send the others."
-            )
         self._at_once, self._wait, self._poll_s = at_once, wait, poll_s
 
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Also check the settings."""
+        if self._at_once < 0 or self._poll_s <= 0:
+            raise ConfigError(
+                f"hydra.launcher.at_once={self._at_once}, hydra.launcher.poll_s={self._poll_s:g}: expected 0 or more "
+                "jobs (0 is all) and more than 0 s."
+            )
+        if self._at_once and not self._wait:
+            raise ConfigError(
+                f"hydra.launcher.at_once={self._at_once} needs hydra.launcher.wait=true: who else sends the others?"
+            )
+        SweepLauncher.setup(self, hydra_context=hydra_context, task_function=task_function, config=config)
+
     def check(self, left: Sequence[Planned], statuses: Mapping[str, Status]) -> None:
-        """Also what the cluster would refuse of any member to be sent, and what the run of the first would find wrong."""
+        """Also what the cluster would refuse of a member to be sent, and what the run of the first would find wrong."""
         SweepLauncher.check(self, left, statuses)
         notes: list[str] = []
         self._under_way = _under_way(left, statuses, self.log)
@@ -69,7 +76,8 @@ class SubmitLauncher(SweepLauncher):
         cluster = plan.config.cluster
         if not isinstance(cluster, SubmittedConfig):
             raise ConfigError(
-                "hydra/launcher sends members to a cluster, and cluster=local: leave one of the two out, or name the same."
+                "hydra/launcher sends members to a cluster, and cluster=local: leave one of the two out, or name "
+                "the same."
             )
         if self._wait and not isinstance(cluster, SlurmConfig):
             raise ConfigError(
