@@ -1,11 +1,14 @@
 """The same command means the same folders, another one others, and Hydra reads every folder as one value."""
 
+import re
+
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launch.overrides import quoted
 from launch.sweep.names import folder_of_sweep, name_of_member, swept_keys
+from tests.conftest import ROOT
 
 SWEPT = ["credit=uniform,discriminative", "seed=1,2"]
 
@@ -24,6 +27,12 @@ def test_a_sweep_is_named_by_what_is_swept():
     assert folder_of_sweep("", ["steps=5"], {"seed": "1,2", "algorithm": "delta,dapo"}).startswith(
         "runs/sweeps/seed+algorithm-"
     )
+
+
+def test_the_example_of_the_documentation_has_the_name_that_it_says():
+    text = (ROOT / "docs" / "sweeps.md").read_text()
+    (command,) = re.findall(r"^delta-train -m (\S.*seed=1,2,3)  +#", text, re.MULTILINE)
+    assert f"delta-report sweep={folder_of_sweep('', command.split())}\n" in text
 
 
 def test_more_values_and_another_place_are_the_same_sweep():
