@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED, run_configured
+from launch.submit.config import SubmittedConfig
 from workers.controller.config import TrainConfig
 from workers.signals import Ended, end_on_signals
 
@@ -57,7 +58,8 @@ def train(config: TrainConfig, settings: DictConfig) -> int:
                 complete = False
         if not complete:
             number = controller.interruption.signal or signal.SIGINT
-            console.say(f"interrupted by {number.name}. Go on with: {_again(run_dir)}")
+            submitted = isinstance(config.cluster, SubmittedConfig)
+            console.say(f"interrupted by {number.name}. Go on with: {_again(run_dir, submitted=submitted)}")
             return _exit_code(number)
         report.write(run_dir, seed=config.seed)
         report.show(run_dir, console.console)
@@ -68,10 +70,11 @@ def _exit_code(number: signal.Signals) -> int:
     return EXIT_INTERRUPTED if number is signal.SIGINT else EXIT_PREEMPTED
 
 
-def _again(run_dir: Path) -> str:
-    """The command that continues this run."""
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith(("run_dir=", "resume="))]
-    return shlex.join(["delta-train", *overrides, f"run_dir={run_dir}"])
+def _again(run_dir: Path, *, submitted: bool) -> str:
+    """The command that continues this run; a scheduler may be about to do so by itself."""
+    settled = ("run_dir=", "resume=", "faults.grace_s=") if submitted else ("run_dir=", "resume=")
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith(settled)]
+    return shlex.join(["delta-submit" if submitted else "delta-train", *overrides, f"run_dir={run_dir}"])
 
 
 def main() -> None:

@@ -77,6 +77,25 @@ def train() -> Train:
 
 
 @pytest.fixture(scope="session")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One finished run on this machine, that others are compared with."""
+    from tests.integration.runs import RUN
+
+    run_dir = tmp_path_factory.mktemp("run") / "uninterrupted"
+    finished = subprocess.run(
+        command([*RUN, "logger.wandb=offline", "logger.tensorboard=true", f"run_dir={run_dir}"]),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=900,  # the warm start of the laptop run is in it, and machines are shared
+        env={**os.environ, "DELTA_TEST_RUN": str(run_dir)},
+    )
+    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    (run_dir / "output.txt").write_text(finished.stdout)
+    return run_dir
+
+
+@pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One Ray for all tests that use actors without the whole command."""
     from workers.cluster import ClusterConfig, local_cluster

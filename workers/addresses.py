@@ -7,6 +7,7 @@ listen on all of them; on a node with several networks that is often the wrong o
 import os
 import socket
 from datetime import timedelta
+from typing import Any
 
 import psutil
 import ray.util
@@ -47,9 +48,7 @@ def listening(address: str, port: int) -> socket.socket:
     return socket.create_server((address, port), family=_family(address))
 
 
-def rendezvous_store(
-    *, address: str, port: int, rank: int, world_size: int, timeout_s: float
-) -> torch.distributed.Store:
+def rendezvous_store(*, address: str, port: int, rank: int, world_size: int, timeout_s: float) -> Any:
     """Where the ranks of a process group find each other; rank 0 keeps it, at `address`."""
     return torch.distributed.TCPStore(  # type: ignore[attr-defined]
         address,

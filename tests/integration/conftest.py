@@ -1,4 +1,4 @@
-"""What tests of the whole command share: a finished run to compare with, and runs that nobody forgets to end."""
+"""What tests of the whole command share: runs that nobody forgets to end."""
 
 import contextlib
 import os
@@ -11,27 +11,10 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Train, command
-from tests.integration.runs import RUN, kill_what_is_left
+from tests.integration.runs import kill_what_is_left
 from tests.launch.conftest import in_forks
 
 Start = Callable[..., subprocess.Popen]
-
-
-@pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One finished run, that others are compared with."""
-    run_dir = tmp_path_factory.mktemp("run") / "uninterrupted"
-    finished = subprocess.run(
-        command([*RUN, "logger.wandb=offline", "logger.tensorboard=true", f"run_dir={run_dir}"]),
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=900,  # the warm start of the laptop run is in it, and machines are shared
-        env={**os.environ, "DELTA_TEST_RUN": str(run_dir)},
-    )
-    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
-    (run_dir / "output.txt").write_text(finished.stdout)
-    return run_dir
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -20,18 +21,20 @@ def _main(module: str, overrides: tuple[str, ...], environment: dict[str, str], 
     os.chdir(ROOT)
     for number, path in ((1, output), (2, errors)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-    sys.argv = ["delta-train", *overrides]
+    sys.argv = [module, *overrides]
     main()
 
 
-def in_forks(folder: Path, *, module: str = "launch.train") -> Train:
+def in_forks(folder: Path, module: str = "launch.train", *, environment: Mapping[str, str] | None = None) -> Train:
     """A command to its end, without the seconds that its imports take: most of a refusal's."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["launch.train", "launch.preflight", "launch.report", "workers.controller.loop"])
     output, errors = folder / "output", folder / "errors"
 
     def run(*overrides: str, timeout_s: float = 300, check: bool = False) -> subprocess.CompletedProcess[str]:
-        process = context.Process(target=_main, args=(module, overrides, dict(os.environ), output, errors))
+        process = context.Process(
+            target=_main, args=(module, overrides, dict(environment or os.environ), output, errors)
+        )
         process.start()
         process.join(timeout_s)
         if process.is_alive():

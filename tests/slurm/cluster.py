@@ -64,7 +64,7 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=n1 NodeAddr={network}.1 CPUs={cpus} RealMemory={memory_mib} Gres=gpu:{gpus}
 NodeName=n2 NodeAddr={network}.2 CPUs={cpus} RealMemory={memory_mib} Gres=gpu:{gpus}
-PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=low Nodes=n1,n2 Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=120
 PartitionName=high Nodes=n1,n2 PriorityTier=10 PreemptMode=OFF
 """
 
@@ -191,7 +191,8 @@ class SlurmCluster:
         """Send a batch script; returns the id of the job."""
         file = self.folder / f"batch-{time.monotonic_ns()}.sh"
         file.write_text(f"#!/bin/bash\n{script}\n")
-        return self.run("sbatch", "--parsable", *options, str(file)).stdout.strip()
+        output = f"--output={self.folder}/job-%j.out"
+        return self.run("sbatch", "--parsable", output, *options, str(file)).stdout.strip()
 
     def job(self, job_id: str) -> dict[str, str]:
         """What Slurm says about a job, by its own names: JobState, Reason, Restarts, ExitCode, StdOut, ..."""
@@ -222,9 +223,13 @@ class SlurmCluster:
         return self.job(job_id)
 
     def start_now(self, job_id: str) -> None:
-        """Lift the two minutes for which Slurm holds a requeued job."""
+        """Lift the two minutes for which Slurm holds a requeued job.
+
+        Not to the same second: nodes refuse what was issued in the second in which the job was taken from them, and the
+        job would fail.
+        """
         self.wait_for(job_id, "PENDING")
-        self.run("scontrol", "update", f"jobid={job_id}", "StartTime=now")
+        self.run("scontrol", "update", f"jobid={job_id}", "StartTime=now+2")
 
     def node_states(self) -> dict[str, str]:
         """State of each node: IDLE, MIXED, ALLOCATED, DOWN, with * while it does not answer."""

@@ -2,8 +2,8 @@
 
 A host is a process in namespaces of its own (network, hostname, mounts, processes, System V memory) behind a virtual
 cable. Everything of it is gone when that process is killed: its processes die with it, the cable with its last process.
-Shared with the others: the kernel and its clock, CPUs and memory, users, and the file system without /tmp and /dev/shm, which
-stands for a cluster's shared storage.
+Shared with the others: the kernel and its clock, CPUs and memory, users, and all files but those of /tmp and /dev/shm,
+which stand for a cluster's shared storage.
 """
 
 import ctypes

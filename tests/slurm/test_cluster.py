@@ -1,8 +1,10 @@
 """The emulated cluster behaves like one: what the tests of submitted runs stand on."""
 
 import contextlib
+import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 
 from tests.slurm.cluster import SLURMD_PORT, SlurmCluster, slurm_cluster, wait_until
@@ -10,9 +12,10 @@ from tests.slurm.hosts import NOTHING
 
 
 def test_a_job_runs_on_two_hosts_that_share_storage_and_nothing_else(slurm: SlurmCluster, tmp_path: Path):
+    file = f"private-{os.getpid()}"
     job = slurm.submit(
-        f"srun bash -c 'touch /tmp/private /dev/shm/private; hostname -I > {tmp_path}/$(hostname); "
-        f"ls /tmp /dev/shm | grep -c private >> {tmp_path}/$(hostname); echo $CUDA_VISIBLE_DEVICES'; rm /tmp/private",
+        f"srun bash -c 'touch /tmp/{file} /dev/shm/{file}; hostname -I > {tmp_path}/$(hostname); "
+        f"ls /tmp /dev/shm | grep -c {file} >> {tmp_path}/$(hostname); echo $CUDA_VISIBLE_DEVICES'; rm /tmp/{file}",
         "--nodes=2",
         "--gres=gpu:2",
         f"--output={tmp_path}/log",
@@ -22,18 +25,20 @@ def test_a_job_runs_on_two_hosts_that_share_storage_and_nothing_else(slurm: Slur
         name: [host.address, "2"] for name, host in slurm.hosts.items()
     }
     assert (tmp_path / "log").read_text().split() == ["0,1", "0,1"]
-    assert slurm.leftovers("n2").temporary == ("private",), "made on n2 and removed on n1"
-    assert not Path("/tmp/private").exists()
-    assert not Path("/dev/shm/private").exists()
-    slurm.run("srun", "--nodes=2", "rm", "-f", "/tmp/private", "/dev/shm/private")
+    assert slurm.leftovers("n2").temporary == (file,), "made on n2 and removed on n1"
+    assert not Path("/tmp", file).exists()
+    assert not Path("/dev/shm", file).exists()
+    slurm.run("srun", "--nodes=2", "rm", "-f", f"/tmp/{file}", f"/dev/shm/{file}")
     slurm.wait_until_clean()
 
 
-def test_what_a_job_leaves_is_seen(slurm: SlurmCluster, tmp_path: Path):
-    held = slurm.submit("exec 3<>/dev/tcp/n1/6818; echo held > /dev/shm/segment; sleep 600 & wait", "--nodelist=n1")
-    slurm.wait_for(held, "RUNNING")
-    wait_until(lambda: "sleep 600" in slurm.leftovers("n1").processes, lambda: slurm.log(held))
-    assert slurm.leftovers("n1").shared_memory == ("segment",)
+def test_what_a_job_leaves_is_seen(slurm: SlurmCluster):
+    server = f"{sys.executable} -m http.server 20123 --directory /dev/shm"
+    held = slurm.submit(f"echo held > /dev/shm/segment; exec {server}", "--nodelist=n1")
+    wait_until(lambda: slurm.leftovers("n1").ports == (20123,), lambda: slurm.log(held))
+    left = slurm.leftovers("n1")
+    assert left.shared_memory == ("segment",)
+    assert server in left.processes
     assert slurm.leftovers("n2") == NOTHING
     slurm.run("scancel", held)
     slurm.wait_for(held, "CANCELLED")

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from workers.signals import Ended, handlers_kept, undisturbed
 
 POLL_S = 0.5
 """How often Ray is asked who is there."""
+HEAD_S = 30.0
+"""How long the head may take to listen; whoever starts it starts it before the driver."""
 
 
 @contextlib.contextmanager
@@ -25,6 +28,7 @@ def attached_cluster(address: str, *, nodes: int, num_gpus: int, timeout_s: floa
     """
     import ray  # here, because configurations are checked long before anybody needs a cluster
 
+    _await_head(address, timeout_s=min(timeout_s, HEAD_S))
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with handlers_kept():
         try:
@@ -32,17 +36,35 @@ def attached_cluster(address: str, *, nodes: int, num_gpus: int, timeout_s: floa
         except SystemExit as error:  # how Ray answers SIGTERM while it connects
             raise Ended(signal.SIGTERM) from error
         except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise ConfigError(
-                f"RAY_ADDRESS={address}: no Ray to work with ({reason}). Expected a Ray head there, a node of it on "
-                "this host, and its token in the file that RAY_AUTH_TOKEN_PATH names. Unset RAY_ADDRESS to run here."
-            ) from error
+            raise _no_ray(address, error) from error
     try:
         await_nodes(nodes, num_gpus=num_gpus, timeout_s=timeout_s)
         yield
     finally:
         with undisturbed():
             ray.shutdown()  # ends this driver's actors, if there are any left
+
+
+def _await_head(address: str, *, timeout_s: float) -> None:
+    """Wait until somebody listens there: where nobody does, Ray ends this process with hardly a word."""
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=POLL_S).close()
+            return
+        except (OSError, ValueError) as error:
+            if time.monotonic() > deadline:
+                raise _no_ray(address, error) from error
+        time.sleep(POLL_S)
+
+
+def _no_ray(address: str, error: BaseException) -> ConfigError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return ConfigError(
+        f"RAY_ADDRESS={address}: no Ray to work with ({reason}). Expected a Ray head there, a node of it on this host, "
+        "and its token in the file that RAY_AUTH_TOKEN_PATH names. Unset RAY_ADDRESS to run here."
+    )
 
 
 def await_nodes(count: int, *, num_gpus: int, timeout_s: float) -> list[Node]:

@@ -154,7 +154,7 @@ class Node:
                 driver.tell(already=signal.SIGUSR1 in self.told)
                 if self.is_late:
                     return EXIT_PREEMPTED
-        if lost or (driver.was_told and code < 0):  # told before it could listen, or too slow
+        if code and (lost or (driver.was_told and code < 0)):  # told before it could listen, or too slow
             return EXIT_PREEMPTED
         return code if code >= 0 else 128 - code
 
@@ -286,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (SubmissionError, OSError) as error:
         node.say(f"error: {error}")
         if node.arguments.role == "worker":
-            node.marks.make(failed(node.name), str(error))
+            with contextlib.suppress(OSError):  # it may be the very folder that cannot be reached
+                node.marks.make(failed(node.name), str(error))
             return EXIT_USER_ERROR
         code = EXIT_FAULT
     node.marks.make(ENDED, str(code))

@@ -10,16 +10,10 @@ from launch.sweep.arguments import detached, with_cluster
 from launch.sweep.launcher import Planned, check_course
 from launch.sweep.record import Member, read_sweep
 from tests.conftest import TINY, Train
-from tests.launch.conftest import in_forks
 from tests.launch.sweep.made_runs import make_run
 from tests.launch.test_conf import composed
 from workers.controller.checkpoints import CheckpointStore, Manifest
 from workers.controller.trajectory import trajectory_of
-
-
-@pytest.fixture
-def train(tmp_path_factory: pytest.TempPathFactory) -> Train:
-    return in_forks(tmp_path_factory.mktemp("said"))
 
 
 def sweep(train: Train, folder: Path, *overrides: str):

@@ -19,13 +19,21 @@ pytestmark = pytest.mark.ray
 GONE = Node(node_id="ab" * 28, address="10.0.0.9", name="gone", is_head=False, cpus=2.0, gpus=0.0)
 
 
+def pid_there():
+    return os.getpid()
+
+
+def never():
+    signal.pause()
+
+
 def ask(nodes, function, *arguments, timeout_s=60):
     return asyncio.run(everywhere(nodes, function, *arguments, timeout_s=timeout_s))
 
 
 def test_the_living_answer_and_a_node_that_is_gone_is_said_to_be(ray_cluster):
     (here,) = listed()
-    first, second = ask([here, GONE], os.getpid)
+    first, second = ask([here, GONE], pid_there)
     assert first.node is here
     assert psutil.Process(first.value).pid != os.getpid()
     assert (second.value, bool(second.trouble)) == (None, True)
@@ -33,7 +41,7 @@ def test_the_living_answer_and_a_node_that_is_gone_is_said_to_be(ray_cluster):
 
 def test_whoever_does_not_answer_in_time_is_not_waited_for(ray_cluster):
     (here,) = listed()
-    (answer,) = ask([here], signal.pause, timeout_s=2)
+    (answer,) = ask([here], never, timeout_s=2)
     assert answer.trouble == "no answer within 2 s"
 
 
