@@ -53,9 +53,10 @@ def run_configured(task: Callable[[Any, "DictConfig"], int], *, config_name: str
         config_name: The primary configuration.
     """
     import hydra
+    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
-    from launch.overrides import check_overrides
+    from launch.overrides import check_overrides, explained
     from launch.schema import register
     from launch.sweep.plugins import register_launchers
 
@@ -73,4 +74,7 @@ def run_configured(task: Callable[[Any, "DictConfig"], int], *, config_name: str
     register_launchers()
     with errors_explained():
         check_overrides(sys.argv[1:], config_name=config_name)
-        composed()
+        try:
+            composed()
+        except HydraException as error:  # what only several settings of a sweep together get wrong
+            raise explained(error, config_name=config_name) from error

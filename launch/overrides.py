@@ -46,11 +46,27 @@ def check_overrides(arguments: Sequence[str], *, config_name: str) -> None:
             if swept and len(overrides) == len(arguments) and composed.hydra.mode is not RunMode.MULTIRUN:
                 raise ConfigError(f"{swept[0]} names several values: add --multirun to start a run with each of them.")
         except (HydraException, OmegaConfBaseException) as error:
-            seen = _seen(error)
-            advice = _advice(seen, compose(config_name))
-            raise ConfigError(f"{'. '.join(seen)}.{advice} See the whole configuration with --cfg job.") from error
+            raise explained(error, config_name=config_name) from error
         finally:
             GlobalHydra.instance().clear()
+
+
+def quoted(value: object) -> str:
+    """Any text, such as a path, as a value that Hydra's command line takes for one text."""
+    text = str(value)
+    if re.fullmatch(r"[\w./@%+-]+", text, re.ASCII):
+        return text
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def explained(error: Exception, *, config_name: str) -> ConfigError:
+    """What Hydra says about an override, with advice."""
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        seen = _seen(error)
+        advice = _advice(seen, compose(config_name))
+    return ConfigError(f"{'. '.join(seen)}.{advice} See the whole configuration with --cfg job.")
 
 
 def _samples(overrides: Sequence[str]) -> tuple[list[list[str]], list[str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from delta.errors import ConfigError
+from launch.overrides import quoted
 from launch.submit.config import SubmittedConfig
 from workers.controller.config import Resume, TrainConfig
 from workers.placement import place
@@ -154,8 +155,8 @@ def _told(
         if key not in settled and not key.startswith(("hydra.", "hydra/")):
             yield override
     for key, path in inputs.items():
-        yield f"{key}={_quoted(str(path))}"
-    yield f"run_dir={_quoted(str(run_dir))}"
+        yield f"{key}={quoted(path)}"
+    yield f"run_dir={quoted(run_dir)}"
     if isinstance(config.cluster, SubmittedConfig):
         yield f"faults.grace_s={config.cluster.grace_s:g}"
     # Refusing a folder with a run in it is done when the run is submitted; put back into the queue it is to go on.
@@ -179,13 +180,6 @@ def _paths(config: Any, work_dir: Path, prefix: str = "") -> Iterator[tuple[str,
             yield from _paths(value, work_dir, f"{prefix}{field.name}.")
         elif field.name in ("path", "resume_from") and value:
             yield f"{prefix}{field.name}", (work_dir / Path(value).expanduser()).resolve()
-
-
-def _quoted(value: str) -> str:
-    """As Hydra's command line wants it."""
-    if re.fullmatch(r"[\w./@%+-]+", value):
-        return value
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _environment(cluster: SubmittedConfig, *, run_dir: Path) -> Mapping[str, str]:

@@ -9,7 +9,7 @@ import abc
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from delta.errors import ConfigError, DeltaError
 from launch.command import EXIT_MEMBERS, EXIT_PREEMPTED, EXIT_USER_ERROR
+from launch.overrides import quoted
 from launch.run_folder import held
-from launch.sweep.names import key_of, name_of_member, quoted, swept_keys, value_of
+from launch.sweep.names import key_of, name_of_member, swept_keys, value_of
 from launch.sweep.queue import jobs_as_far_as_known
 from launch.sweep.reason import tail
 from launch.sweep.record import (
@@ -79,18 +80,19 @@ class SweepLauncher(Launcher):
             )
         folder = self._folder
         planned = self._planned(job_overrides, folder)
-        self.check(planned)
+        check_folders([plan.member for plan in planned])
+        self.log = EventLog(folder)
+        before = self.statuses(planned)
+        left = [plan for plan in planned if before[plan.member.name].state is not State.complete]
+        self.check(left, before)
         if self._settings.dry_run:
-            self._try(planned)
+            self._try(left)
             return [_done(plan) for plan in planned]
         sweep = Sweep(
             folder=folder, command=("delta-train", *sys.argv[1:]), members=tuple(plan.member for plan in planned)
         )
         with held(folder, say=self.console.warn, name="sweep"):
             write_sweep(joined(sweep, read_sweep(folder)))
-            self.log = EventLog(folder)
-            before = self.statuses(planned)
-            left = [plan for plan in planned if before[plan.member.name].state is not State.complete]
             self.console.say(f"sweep {folder}: {len(planned)} members, {len(planned) - len(left)} of them complete")
             self.run(left)
             self._close(planned, folder)
@@ -104,15 +106,18 @@ class SweepLauncher(Launcher):
             SystemExit: The sweep itself was told to end; the members that are under way were looked after.
         """
 
-    def check(self, planned: Sequence[Planned]) -> None:
+    def check(self, left: Sequence[Planned], statuses: Mapping[str, Status]) -> None:
         """Find what cannot work, before anything is started.
+
+        Args:
+            left: Members that are not complete.
+            statuses: How they are doing, by name.
 
         Raises:
             DeltaError: Something cannot.
         """
-        check_folders([plan.member for plan in planned])
-        for plan in planned:
-            _check_course(plan)
+        for plan in left:
+            check_course(plan)
 
     def log_of(self, member: Member) -> Path:
         """Where the output of a member is."""
@@ -198,7 +203,7 @@ class SweepLauncher(Launcher):
         raise SystemExit(EXIT_MEMBERS if failed else EXIT_PREEMPTED)
 
 
-def _check_course(plan: Planned) -> None:
+def check_course(plan: Planned) -> None:
     """A member that has a checkpoint goes on from it, which it only may with the settings that it had.
 
     Raises:

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from launch.submit.config import SubmittedConfig
 from launch.sweep.launcher import Planned, SweepLauncher
 from launch.sweep.reason import reason_in
 from launch.sweep.record import Event, Member, What
+from launch.sweep.state import State, Status
 from workers.files import storage_errors
 from workers.signals import SIGNALS, handlers_kept
 
@@ -29,11 +30,15 @@ from workers.signals import SIGNALS, handlers_kept
 class LocalLauncher(SweepLauncher):
     """One member after another (`hydra/launcher=local`)."""
 
-    def check(self, planned: Sequence[Planned]) -> None:
-        """Also that the members are to run here."""
-        SweepLauncher.check(self, planned)
-        if any(isinstance(plan.config.cluster, SubmittedConfig) for plan in planned):
-            raise ConfigError("members run here, and cluster is not local: add hydra/launcher=slurm to submit them.")
+    def check(self, left: Sequence[Planned], statuses: Mapping[str, Status]) -> None:
+        """Also that the members are to run here, and do not already."""
+        SweepLauncher.check(self, left, statuses)
+        for plan in left:
+            name, status = plan.member.name, statuses[plan.member.name]
+            if isinstance(plan.config.cluster, SubmittedConfig):
+                raise ConfigError(f"{name} would run here, and cluster is not local: add hydra/launcher=slurm.")
+            if status.state is State.running:
+                raise ConfigError(f"{name} is {status.text}. Wait for it, or end it, and give the command again.")
 
     def run(self, left: Sequence[Planned]) -> None:
         """Run each member to its end; a signal is passed on to the one under way, and ends the sweep."""

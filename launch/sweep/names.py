@@ -65,12 +65,6 @@ def name_of_member(choices: Mapping[str, str]) -> str:
     return _short("+".join(f"{key.replace('/', '.')}-{_plain(value)}" for key, value in choices.items()) or "single")
 
 
-def quoted(path: object) -> str:
-    """A path as a value that Hydra takes for one text, whatever characters are in it."""
-    text = str(path)
-    return text if re.fullmatch(r"[\w./+:-]+", text) else "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
-
-
 def _decides(key: str) -> bool:
     return not (key.startswith("hydra") or key in ELSEWHERE or key.split(".")[0] in ELSEWHERE)
 

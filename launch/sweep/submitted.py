@@ -8,9 +8,12 @@ to the jobs that are under way.
 import signal
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
 
 from delta.errors import ConfigError, SubmissionError
 from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR
@@ -20,7 +23,7 @@ from launch.submit.plan import Plan, plan_for
 from launch.submit.slurm.config import SlurmConfig
 from launch.sweep.launcher import Planned, SweepLauncher
 from launch.sweep.queue import jobs_as_far_as_known, jobs_of, log_of
-from launch.sweep.record import Event, Member, What
+from launch.sweep.record import Event, EventLog, Member, What, submitted
 from launch.sweep.state import UNDER_WAY, Job, State, Status
 from launch.sweep.watch import view_on
 from workers.controller.console import RunConsole
@@ -38,46 +41,56 @@ class SubmitLauncher(SweepLauncher):
             wait: Stay until all members are done, and end with their success or failure.
             poll_s: How often the queue is looked at.
         """
-        if at_once < 0 or poll_s <= 0:
-            raise ConfigError(
-                f"hydra.launcher.at_once={at_once}, hydra.launcher.poll_s={poll_s:g}: expected 0 or more jobs (0 is "
-                "all) and more than 0 s."
-            )
-        if at_once and not wait:
-            raise ConfigError(
-                f"hydra.launcher.at_once={at_once} needs hydra.launcher.wait=true: somebody has to send the others."
-            )
         self._at_once, self._wait, self._poll_s = at_once, wait, poll_s
 
-    def check(self, planned: Sequence[Planned]) -> None:
-        """Also what the cluster would refuse of any member, and of the first what its run would find wrong."""
-        from launch.preflight import check
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Also check the settings."""
+        if self._at_once < 0 or self._poll_s <= 0:
+            raise ConfigError(
+                f"hydra.launcher.at_once={self._at_once}, hydra.launcher.poll_s={self._poll_s:g}: expected 0 or more "
+                "jobs (0 is all) and more than 0 s."
+            )
+        if self._at_once and not self._wait:
+            raise ConfigError(
+                f"hydra.launcher.at_once={self._at_once} needs hydra.launcher.wait=true: who else sends the others?"
+            )
+        SweepLauncher.setup(self, hydra_context=hydra_context, task_function=task_function, config=config)
 
-        SweepLauncher.check(self, planned)
-        first = planned[0].config
-        if not isinstance(first.cluster, SubmittedConfig):
+    def check(self, left: Sequence[Planned], statuses: Mapping[str, Status]) -> None:
+        """Also what the cluster would refuse of a member to be sent, and what the run of the first would find wrong."""
+        SweepLauncher.check(self, left, statuses)
+        notes: list[str] = []
+        self._under_way = _under_way(left, statuses, self.log)
+        unsent = [plan for plan in left if plan.member.name not in self._under_way]
+        for plan in unsent:
+            notes += self._check_cluster(plan)
+        for note in dict.fromkeys(notes):
+            self.console.warn(f"note: {note}")
+        for plan in unsent[:1]:
+            if not plan.config.dry_run:
+                from launch.preflight import check
+
+                check(replace(plan.config, dry_run=True), RunConsole(quiet=True))
+
+    def _check_cluster(self, plan: Planned) -> Iterator[str]:
+        cluster = plan.config.cluster
+        if not isinstance(cluster, SubmittedConfig):
             raise ConfigError(
                 "hydra/launcher sends members to a cluster, and cluster=local: leave one of the two out, or name "
                 "the same."
             )
-        if self._wait and not isinstance(first.cluster, SlurmConfig):
+        if self._wait and not isinstance(cluster, SlurmConfig):
             raise ConfigError(
                 "hydra.launcher.wait=true: only Slurm's jobs can be watched. Add hydra.launcher.wait=false."
             )
-        notes: list[str] = []
-        for plan in planned:
-            job, backend = _plan(plan), backend_for(plan.config.cluster)
-            notes += backend.lint(job, backend.render(job))
-            try:
-                notes += backend.check(job)
-            except SubmissionError as error:
-                if not first.dry_run:
-                    raise
-                notes.append(f"the cluster could not be asked: {error}")
-        for note in dict.fromkeys(notes):
-            self.console.warn(f"note: {note}")
-        if not first.dry_run:
-            check(replace(first, dry_run=True), RunConsole(quiet=True))
+        job, backend = _plan(plan), backend_for(cluster)
+        yield from backend.lint(job, backend.render(job))
+        try:
+            yield from backend.check(job)
+        except SubmissionError as error:
+            if not plan.config.dry_run:
+                raise
+            yield f"the cluster could not be asked: {error}"
 
     def log_of(self, member: Member) -> Path:
         """Of its jobs."""
@@ -102,15 +115,10 @@ class SubmitLauncher(SweepLauncher):
             raise SystemExit(0)
 
     def _send_and_watch(self, left: Sequence[Planned]) -> None:
-        statuses, events = self.statuses(left), self.log.last()
         by_name = {plan.member.name: plan for plan in left}
-        under_way = {
-            name
-            for name, event in events.items()
-            if name in by_name and event.what is What.submitted and statuses[name].state in UNDER_WAY
-        }
+        under_way = self._under_way
         for name in sorted(under_way):
-            self.console.say(f"{name}: {statuses[name].text}")
+            self.console.say(f"{name}: job {self.log.last()[name].job} is under way")
         unsent = deque(plan for name, plan in by_name.items() if name not in under_way)
         with view_on(self.console.console) as view:
             while unsent or under_way:
@@ -153,6 +161,12 @@ class SubmitLauncher(SweepLauncher):
     def _note_end(self, name: str, status: Status) -> None:
         code = 0 if status.state is State.complete else status.code
         self.log.add(Event(member=name, what=What.ended, code=code, reason=status.detail))
+
+
+def _under_way(left: Sequence[Planned], statuses: Mapping[str, Status], log: EventLog) -> set[str]:
+    """Members that have a job which waits or runs."""
+    sent = {member.name for member, _ in submitted([plan.member for plan in left], log.last())}
+    return {name for name in sent if statuses[name].state in UNDER_WAY}
 
 
 def _plan(plan: Planned) -> Plan:
