@@ -33,7 +33,7 @@ from tests.conftest import ROOT, TINY, Train
         (["nodes=2"], ["nodes=2 with cluster=local", "delta-submit"]),
         (["cluster=slurm"], ["RAY_ADDRESS is not set", "delta-submit"]),
         (["rollout.tensor_parallel_size=2"], ["tensor_parallel_size=2 without GPUs", "Set it to 1"]),
-        (["cluster.num_gpus=2"], ["learner.num_ranks=2", "at most 1", "fewer ranks"]),
+        (["cluster.num_gpus=2"], ["learner.num_ranks=2", "at most 0", "fewer ranks"]),
         (["resume=maybe"], ["maybe", "auto", "never"]),
         (["data=jsonl"], ["data.path is empty", "data.path=problems.jsonl"]),
         (["data=jsonl", "data.path=nowhere.jsonl"], ["nowhere.jsonl", "No such file"]),

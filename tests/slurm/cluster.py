@@ -223,9 +223,13 @@ class SlurmCluster:
         return self.job(job_id)
 
     def start_now(self, job_id: str) -> None:
-        """Lift the two minutes for which Slurm holds a requeued job."""
+        """Lift the two minutes for which Slurm holds a requeued job.
+
+        Not to the same second: nodes refuse what was issued in the second in which the job was taken from them, and the
+        job would fail.
+        """
         self.wait_for(job_id, "PENDING")
-        self.run("scontrol", "update", f"jobid={job_id}", "StartTime=now")
+        self.run("scontrol", "update", f"jobid={job_id}", "StartTime=now+2")
 
     def node_states(self) -> dict[str, str]:
         """State of each node: IDLE, MIXED, ALLOCATED, DOWN, with * while it does not answer."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.conftest import ROOT
-from tests.integration.runs import RUN, rows
+from tests.integration.runs import RUN, command_line, rows
 from tests.slurm.cluster import OVER, TIMEOUT_S, SlurmCluster, wait_until
 
 TWO_NODES = (
@@ -27,6 +27,9 @@ TWO_NODES = (
     "checkpoint.every=2",
 )
 """The run of `uninterrupted`, with a learner rank and an engine on each node."""
+
+UPDATE = "ray::LearnerWorker.update"
+"""Title of a learner in an update."""
 
 
 def delta_submit(slurm: SlurmCluster, *overrides: str) -> subprocess.CompletedProcess[str]:
@@ -93,20 +96,16 @@ class Run:
 
     def actors(self, node: str, kind: str) -> list[int]:
         """Processes of this run on a node whose title begins with `kind`, such as `LearnerWorker`."""
-        found = []
+        found, mark = [], f"SLURM_JOB_ID={self.job_id}\0".encode()
         for pid, title in self.slurm.hosts[node].processes().items():
             with contextlib.suppress(OSError):
-                of_ours = (
-                    f"SLURM_JOB_ID={self.job_id}\0".encode() in (Path("/proc") / str(pid) / "environ").read_bytes()
-                )
-                if of_ours and title.startswith(f"ray::{kind}"):
+                if title.startswith(f"ray::{kind}") and mark in (Path("/proc") / str(pid) / "environ").read_bytes():
                     found.append(pid)
         return found
 
     @contextlib.contextmanager
     def held(self, node: str) -> Iterator[None]:
         """A learner stands still in the middle of an update while the block runs, and everybody waits for it."""
-        self.wait_until(lambda: bool(self.actors(node, "LearnerWorker")), f"learner on {node}")
         learner = self._stop_in_update(node)
         try:
             yield
@@ -117,10 +116,14 @@ class Run:
     def _stop_in_update(self, node: str) -> int:
         deadline = time.monotonic() + TIMEOUT_S
         while time.monotonic() < deadline:
-            for learner in self.actors(node, "LearnerWorker.update"):
-                os.kill(learner, signal.SIGSTOP)
-                if learner in self.actors(node, "LearnerWorker.update"):
-                    return learner
-                os.kill(learner, signal.SIGCONT)  # the update ended while we looked
-            time.sleep(0.002)
+            self.wait_until(lambda: bool(self.actors(node, "LearnerWorker")), f"learner on {node}")
+            for learner in self.actors(node, "LearnerWorker"):
+                look_again = time.monotonic() + 1  # for others, which takes much longer than a look at this one
+                while time.monotonic() < look_again:
+                    if UPDATE in command_line(learner):
+                        os.kill(learner, signal.SIGSTOP)
+                        if UPDATE in command_line(learner):
+                            return learner
+                        os.kill(learner, signal.SIGCONT)  # the update ended while we looked
+                    time.sleep(0.002)
         raise AssertionError(f"no update on {node}; the log of job {self.job_id}:\n{self.log()}")

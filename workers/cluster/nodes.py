@@ -1,8 +1,8 @@
 """The nodes of the Ray cluster, and functions done on each of them."""
 
 import asyncio
-import ipaddress
 import os
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -72,7 +72,12 @@ def listed(*, num_gpus: int = 0) -> list[Node]:
         if entry["Alive"]
     ]
     usable = [node for node in nodes if node.cpus and node.gpus >= num_gpus]
-    return sorted(usable, key=lambda node: (not node.is_head, ipaddress.ip_address(node.address), node.node_id))
+    return sorted(usable, key=lambda node: (not node.is_head, _natural(node.address), node.node_id))
+
+
+def _natural(address: str) -> list[str | int]:
+    """A key that sorts n2 before n10."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", address)]
 
 
 def describe(nodes: Sequence[Node]) -> str:

@@ -103,6 +103,7 @@ def test_state_survives_ranks_and_is_that_of_the_moment_it_was_taken(ray_cluster
             await learners.update(groups, policy_version=0)
             before = await weights_hash(learners)
             size = await learners.stage()
+            (tmp_path / "two").mkdir()
             assert size == await learners.checkpoint_bytes() + 2 * torch.get_rng_state().nbytes
             report, files = await asyncio.gather(
                 learners.update(groups, policy_version=0), learners.write(tmp_path / "two")

@@ -180,6 +180,7 @@ async def train_and_resume(model: Path, folder: Path) -> None:
         assert await disagreement(rollouts, learners) < LIMIT
 
         await learners.stage()
+        (folder / "checkpoint").mkdir()
         written = await learners.write(folder / "checkpoint")
         weights = sum(file.size for name, file in written.items() if "safetensors" in name)
         assert weights < 0.6 * (model / "model.safetensors").stat().st_size  # thrice the adapters' own size
