@@ -58,7 +58,7 @@ def test_without_slurm_a_dry_run_says_what_it_could_not_ask_and_a_submission_is_
         (["cluster.temp_dir=scratch"], ["cluster.temp_dir=scratch", "absolute"]),
         (["cluster.grace_s=0"], ["cluster.grace_s=0", "more than 0 s"]),
         (["+cluster.environment.HF_TOKEN=x"], ["HF_TOKEN", "by reference"]),
-        (["cluster.num_gpus=1"], ["rollout.num_workers=2", "learner.num_ranks"]),
+        (["cluster.num_gpus=1"], ["rollout.num_workers=2", "cluster.num_gpus=1"]),
         (["model=pretrained", "model.path=./nowhere"], ["./nowhere is no model"]),
         (["data=jsonl", "data.path=/nowhere/problems.jsonl"], ["/nowhere/problems.jsonl", "No such file"]),
         (["cluster=local", "nodes=2"], ["nodes=2 with cluster=local", "delta-submit"]),
@@ -67,7 +67,8 @@ def test_without_slurm_a_dry_run_says_what_it_could_not_ask_and_a_submission_is_
 )
 def test_bad_settings_are_refused_with_advice(submit: Train, tmp_path, monkeypatch, overrides, expected):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    refused = submit("cluster=slurm", "cluster.allow_local=true", *overrides, f"run_dir={tmp_path / 'run'}", "--lint")
+    base = () if overrides[0].startswith("cluster=") else ("cluster=slurm", "cluster.allow_local=true")
+    refused = submit(*base, *overrides, f"run_dir={tmp_path / 'run'}", "--lint")
     assert refused.returncode == 2
     for text in expected:
         assert text in refused.stderr
