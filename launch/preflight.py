@@ -17,6 +17,7 @@ from launch.run_folder import open_run_dir, refuse_other_run
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.loop import RunData
+from workers.device import check_build
 from workers.learner.engine import check_learner
 from workers.learner.models import check_architecture
 from workers.verifier.config import PoolConfig, ScoringConfig
@@ -75,6 +76,8 @@ def check(config: TrainConfig, console: RunConsole) -> RunData | None:
         check_model(config.model, needs_weights=not config.dry_run)
     check_context(config)
     check_learner(config.learner, on_this_machine=not config.dry_run)
+    if not config.dry_run:
+        check_build(num_gpus=config.cluster.num_gpus)
     check_memory(config, console)
     problems = load_problems(config.data, seed=config.seed)
     check_references(problems, console)
