@@ -18,6 +18,7 @@ from launch.run_folder import open_run_dir, refuse_other_run
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
 from workers.controller.loop import RunData
+from workers.device import check_build
 from workers.learner.engine import check_learner
 from workers.learner.models import check_architecture
 from workers.verifier.config import PoolConfig, ScoringConfig, VerifierConfig
@@ -78,6 +79,8 @@ def check(config: TrainConfig, console: RunConsole) -> RunData | None:
     check_context(config.model, config.rollout.max_model_len)
     config.placement(nodes=config.nodes)
     check_learner(config.learner, on_this_machine=not config.dry_run)
+    if not config.dry_run:
+        check_build(num_gpus=config.cluster.num_gpus)
     check_memory(config, console)
     problems = load_problems(config.data, seed=config.seed)
     both = (*problems.train, *problems.held_out)

@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -230,6 +231,7 @@ def main() -> None:
         in_own_process(make_model, folder, quick=options.quick)
         for name in options.variants:
             report[name] = in_own_process(measure, folder, name, options)
+            print(f"{name}: {json.dumps(report[name])}", file=sys.stderr, flush=True)
     print(json.dumps(report, indent=1))
 
 

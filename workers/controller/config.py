@@ -13,7 +13,7 @@ from workers.deadlines import DeadlinesConfig
 from workers.learner.config import LearnerConfig
 from workers.learner.learner import AlgorithmConfig
 from workers.placement import NodePlacement, place
-from workers.rollout.config import RolloutConfig
+from workers.rollout.config import RolloutConfig, WeightTransfer
 
 
 class Resume(Enum):
@@ -127,6 +127,11 @@ class TrainConfig:
             raise ConfigError(f"steps={self.steps}: expected 1 or more.")
         if self.nodes < 1:
             raise ConfigError(f"nodes={self.nodes}: expected 1 or more.")
+        if self.rollout.weight_transfer is WeightTransfer.nccl and not self.cluster.num_gpus:
+            raise ConfigError(
+                "rollout.weight_transfer=nccl without GPUs: expected gloo, since NCCL moves what is on GPUs. Leave it "
+                "out, or set cluster.num_gpus to the GPUs of a node."
+            )
         if self.rollout.prompts_per_step % self.learner.updates_per_step:
             raise ConfigError(
                 f"rollout.prompts_per_step={self.rollout.prompts_per_step} does not divide into "

@@ -298,6 +298,8 @@ def _learner_parts(inputs: MemoryInputs) -> Iterable[Part]:
     yield Part("checkpoint on its way to the disk", trained_shard * 3 * FLOAT32, place=Place.host)
     # Every rank reads the whole model before it is partitioned.
     yield Part("whole model while loading", model.parameters * working, (Phase.loading,), Place.host)
+    if inputs.on_gpu:
+        yield Part("whole model on its way into shards", (model.parameters - shard) * working, (Phase.loading,))
 
     passes = (Phase.credit, Phase.update)
     gathers = ranks > 1 or (inputs.on_gpu and inputs.offload_parameters is not OffloadDevice.none)
