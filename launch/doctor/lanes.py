@@ -76,7 +76,7 @@ class Lane:
     def end(self) -> None:
         """Kill the process and what it started."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+            os.killpg(self._pid, signal.SIGKILL)
         self._process.join(END_S)
 
     def _lost(self, trouble: str) -> Check:
@@ -103,8 +103,9 @@ class Lane:
         work = (tuple(self._waiting), self._config, theirs, self._output)
         self._process = _context.Process(target=_examine, args=work)
         self._process.start()
+        self._pid = int(self._process.pid or 0)
         with contextlib.suppress(ProcessLookupError):  # it has ended already
-            os.setpgid(self._process.pid, self._process.pid)  # here too: it may be ended before it gets to it
+            os.setpgid(self._pid, self._pid)  # here too: it may be ended before it gets to it
         theirs.close()
         self._began = time.monotonic()
 
