@@ -108,6 +108,7 @@ class Lane:
         work = (tuple(self._waiting), self._config, theirs, self._output)
         self._process = _context.Process(target=_examine, args=work)
         self._process.start()
+        self._pid = int(self._process.pid or 0)
         with contextlib.suppress(ProcessLookupError):  # it has ended already
             os.setpgid(self._pid, self._pid)  # here too: it may be ended before it gets to it
         theirs.close()

@@ -51,9 +51,9 @@ def buildah(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Buildah]:
     (base / "Dockerfile").write_text(f"FROM scratch\nADD base.tar /\nCOPY ca {CERTIFICATES}\n")
 
     def run(*words: str | Path, timeout_s: float = 900) -> subprocess.CompletedProcess[str]:
-        return succeed(
-            ["buildah", "--root", folder / "root", "--runroot", folder / "run", *words], cwd=ROOT, timeout=timeout_s
-        )
+        command = ["buildah", "--root", folder / "root", "--runroot", folder / "run", *words]
+        # Caches of RUN --mount are kept in the folder for temporary files.
+        return succeed(command, cwd=ROOT, timeout=timeout_s, env={**os.environ, "TMPDIR": str(folder)})
 
     run("build", "--isolation", "chroot", "--tag", "base", base)
     (base / "base.tar").unlink()
