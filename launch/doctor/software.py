@@ -89,18 +89,18 @@ def locked_packages(_: TrainConfig, lock: Path = LOCK) -> Finding:
     return ok(f"all {len(wanted)} packages as in {lock.parent.name}/{lock.name}")
 
 
-def compiler(_: TrainConfig) -> Finding:
-    """Torch compiles a function of vLLM's sampler when an engine starts, on GPUs Triton its kernels."""
-    if os.environ.get("TORCHDYNAMO_DISABLE") == "1" and stack() == "cpu":
-        return ok("none is needed: TORCHDYNAMO_DISABLE=1")
-    names = [os.environ.get("CXX", "g++")] if stack() == "cpu" else [os.environ.get("CC", "gcc"), "clang"]
+def compiler(config: TrainConfig) -> Finding:
+    """On GPUs Triton compiles kernels when an engine starts; on CPUs a learner does where it is told to."""
+    on_cpu = stack() == "cpu"
+    if on_cpu and not config.learner.compile:
+        return ok("none is needed")
+    names = [os.environ.get("CXX", "g++")] if on_cpu else [os.environ.get("CC", "gcc"), "clang"]
     found = [path for name in names if (path := shutil.which(name))]
     if not found:
         return failed(
             f"{' and '.join(names)} not found",
-            expected="a compiler, which vLLM's engines need when they start",
-            remedy="Install it (apt install g++), or name another in CXX or CC; on the CPU TORCHDYNAMO_DISABLE=1 does "
-            "without.",
+            expected="a compiler, for learner.compile=true" if on_cpu else "a compiler, for the kernels of engines",
+            remedy="Install it (apt install g++), or name another in CXX or CC.",
         )
     return ok(found[0])
 

@@ -183,7 +183,12 @@ def device_settings(config: RolloutConfig, *, on_gpu: bool) -> dict[str, Any]:
 
 def engine_environment(config: RolloutConfig, *, on_gpu: bool = False) -> dict[str, str]:
     """Environment of a process that hosts a `VllmEngine`; read by vLLM and OpenMP when they load."""
-    cpu = {"VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    cpu = {
+        "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # vLLM compiles a function of its sampler whatever `enforce_eager` says, which takes a C++ compiler and seconds.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
     return {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         **({} if on_gpu else cpu),

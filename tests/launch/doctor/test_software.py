@@ -62,14 +62,11 @@ def test_a_python_that_is_too_old(metadata_of):
     assert found.expected == "Python >=3.99"
 
 
-def test_a_compiler_that_engines_need_when_they_start(monkeypatch):
-    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
+def test_a_compiler_is_needed_where_the_learner_compiles(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    found = software.compiler(composed())
+    assert software.compiler(composed()).status is Status.ok
+    found = software.compiler(composed("learner.compile=true"))
     assert found.status is Status.failed
     assert "no-such-compiler not found" in found.seen
-    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
-    assert software.compiler(composed()).status is Status.ok
-    monkeypatch.delenv("TORCHDYNAMO_DISABLE")
     monkeypatch.setenv("CXX", "sh")
-    assert software.compiler(composed()).status is Status.ok
+    assert software.compiler(composed("learner.compile=true")).status is Status.ok
