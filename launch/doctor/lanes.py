@@ -79,11 +79,6 @@ class Lane:
             os.killpg(self._pid, signal.SIGKILL)
         self._process.join(END_S)
 
-    @property
-    def _pid(self) -> int:
-        assert self._process.pid is not None  # it was started
-        return self._process.pid
-
     def _lost(self, trouble: str) -> Check:
         self._process.join(0 if trouble != "crashed" else END_S)
         code = self._process.exitcode

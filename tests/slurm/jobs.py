@@ -18,6 +18,7 @@ TWO_NODES = (
     *RUN,
     "cluster=slurm",
     "nodes=2",
+    "rollout.num_workers=2",  # what they sample does not depend on how many there are
     "cluster.num_cpus=2",
     "cluster.host_memory_gib=12",
     "cluster.allow_local=true",  # the folders of tests are below /tmp, and these all nodes share
