@@ -91,9 +91,16 @@ def _advice(seen: Sequence[str], config: DictConfig) -> str:
     ]
     if owners:
         return f" It belongs to {' and '.join(owners)}."
-    names = list(_keys(OmegaConf.to_container(config), ""))
+    names = {*_keys(OmegaConf.to_container(config), ""), *_variant_keys()}
     close = difflib.get_close_matches(wanted, names, n=3, cutoff=0.6)
     return f" Did you mean {' or '.join(close)}?" if close else ""
+
+
+def _variant_keys() -> Iterator[str]:
+    """The keys of every variant, chosen or not."""
+    for group, variants in VARIANTS.items():
+        for schema in variants.values():
+            yield from (f"{group}.{field.name}" for field in dataclasses.fields(schema))
 
 
 def _keys(node: Any, prefix: str) -> Iterator[str]:

@@ -22,6 +22,7 @@ from launch.submit.config import SubmittedConfig
 from launch.submit.kuberay.config import KubeRayConfig
 from launch.submit.plan import plan_for, unseen
 from launch.submit.slurm.config import SlurmConfig
+from workers.cluster import check_cluster
 from workers.controller.config import TrainConfig
 from workers.warm_start.config import PretrainedModelConfig
 
@@ -76,6 +77,7 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
     plan = plan_for(config, hydra.overrides.task, work_dir=Path.cwd(), is_sweep=hydra.mode is RunMode.MULTIRUN)
     console = RunConsole()
     if not isinstance(config.cluster, SubmittedConfig):
+        check_cluster(config.cluster, nodes=config.nodes)
         if config.dry_run or lint:
             show_plan(console.console, plan, files={})
         _run_here(lint=lint)

@@ -48,7 +48,7 @@ def check_manifest(manifest: Manifest, schema: Schema | None) -> None:
 
 def _image(plan: Plan) -> list[str]:
     if not plan.image:
-        return ["cluster.image is empty: pods need an image with this project in it (docs/images.md); name it."]
+        return ["cluster.image is empty: pods need an image with this project in it (docs/kubernetes.md); name it."]
     if not is_image(plan.image):
         return [
             f"cluster.image={plan.image!r} is no name of an image; expected such as registry.example/team/delta:1.0."

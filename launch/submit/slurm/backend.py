@@ -78,7 +78,8 @@ class SlurmBackend:
     def submit(self, plan: Plan, files: Mapping[str, str]) -> Submission:
         """Write the files, and a secret for this job's Ray, beside the run, and hand the script to sbatch."""
         with storage_errors(f"cannot write {plan.job_dir}", remedy="Free space or choose another run_dir."):
-            plan.job_dir.mkdir(parents=True, exist_ok=True)
+            for folder in (plan.job_dir, Path(plan.environment["DELTA_CACHE"])):  # a container cannot mount what is not
+                folder.mkdir(parents=True, exist_ok=True)
             for name, text in files.items():
                 write_whole(plan.job_dir / name, text)
             token = plan.job_dir / TOKEN

@@ -88,6 +88,15 @@ def test_a_refused_job_leaves_no_secret(server):
     assert set(server.objects) == before
 
 
+def test_what_the_cluster_would_drop_is_refused_instead(server):
+    """An API server forgets fields that it does not know, unless it is told to be strict."""
+    backend = KubeRayBackend(make_config())
+    (text,) = backend.render(make_plan()).values()
+    with pytest.raises(SubmissionError, match="no field backofLimit here; did you mean backoffLimit"):
+        backend.submit(make_plan(), {"rayjob.yaml": text.replace("backoffLimit", "backofLimit")})
+    assert "first-run" not in server.stored("rayjobs")
+
+
 def test_a_name_that_is_taken_stays_whose_it_is(server):
     submit()
     before = dict(server.objects)

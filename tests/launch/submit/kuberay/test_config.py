@@ -1,5 +1,6 @@
 """From the command line to a job: Hydra composes the configuration, and what cannot be meant is refused there."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,20 @@ def test_a_plan_of_the_command_line_is_a_job(server):
     assert spec["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 230
     pod = spec["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["spec"]["containers"][0]
     assert pod["resources"]["limits"] == {"cpu": "2", "memory": "16384Mi"}
+
+
+def test_the_file_in_the_documentation_is_a_cluster(tmp_path):
+    text = (ROOT / "docs" / "kubernetes.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "research.yaml").write_text(block)
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        said = [f"hydra.searchpath=[file://{tmp_path}]", "cluster=research", "nodes=4", "run_dir=/runs/first"]
+        config = OmegaConf.to_object(compose("train", overrides=said))
+    assert type(config.cluster) is KubeRayConfig
+    assert config.cluster.node_selector == {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}
+    assert config.cluster.queue.scheduler is Scheduler.kueue
+    assert [volume.read_only for volume in config.cluster.volumes] == [False, True]
 
 
 def test_the_module_in_the_entrypoint_is_installed():
