@@ -222,17 +222,17 @@ class SlurmCluster:
         wait_until(arrived, told)
         return self.job(job_id)
 
-    def start_now(self, job_id: str) -> None:
-        """Lift the two minutes for which Slurm holds a requeued job.
+    def start_now(self, job_id: str, *changes: str) -> None:
+        """Lift the two minutes for which Slurm holds a requeued job, and change what else is to be changed.
 
         Not to the same second: nodes refuse what was issued in the second in which the job was taken from them, and the
         job would fail.
         """
         self.wait_for(job_id, "PENDING")
-        self.run("scontrol", "update", f"jobid={job_id}", "StartTime=now+2")
+        self.run("scontrol", "update", f"jobid={job_id}", "StartTime=now+2", *changes)
 
     def node_states(self) -> dict[str, str]:
-        """State of each node: IDLE, MIXED, ALLOCATED, DOWN, with * while it does not answer."""
+        """State of each node: IDLE, MIXED, ALLOCATED, DOWN, with +NOT_RESPONDING while it does not answer."""
         shown = self.run("scontrol", "--oneliner", "show", "nodes").stdout
         return dict(re.findall(r"NodeName=(\S+).*? State=(\S+)", shown))
 

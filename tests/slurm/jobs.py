@@ -87,6 +87,10 @@ class Run:
         limit = 60 * int(hours) + int(minutes) + 2
         self.slurm.run("scontrol", "update", f"jobid={self.job_id}", f"TimeLimit={limit}")
 
+    def start_again(self) -> None:
+        """Start the requeued job now, with time enough."""
+        self.slurm.start_now(self.job_id, "TimeLimit=60")
+
     def rows(self) -> list[dict]:
         """Its metrics so far."""
         return rows(self.run_dir) if (self.run_dir / "metrics.jsonl").exists() else []

@@ -42,19 +42,19 @@ def test_jobs_side_by_side_and_through_every_trouble_are_the_run_on_one_machine(
         assert_same(undisturbed.run_dir, uninterrupted)
         troubled.come_to_its_time_limit()
         troubled.wait_until_told()
-    slurm.start_now(troubled.job_id)
+    troubled.start_again()
 
     with troubled.held("n1"):
         slurm.kill_host("n2")
     troubled.wait_until(lambda: where(troubled) == {"n1": [2, 2]}, "run on n1 alone")
     with troubled.held("n1"):
-        slurm.wait_for_node("n2", "DOWN*")
+        slurm.wait_for_node("n2", "DOWN+NOT_RESPONDING")
         slurm.start_host("n2")
         slurm.wait_for_node("n2", "IDLE")
         urgent = slurm.submit("true", "--nodes=2", "--exclusive", "--partition=high")
         troubled.wait_until_told()
     slurm.wait_for(urgent, "COMPLETED")
-    slurm.start_now(troubled.job_id)
+    troubled.start_again()
 
     with troubled.held("n2"):
         assert where(troubled) == {"n1": [1, 1], "n2": [1, 1]}
