@@ -20,7 +20,7 @@ from launch.command import run_configured
 from launch.submit.backend import Backend
 from launch.submit.config import SubmittedConfig
 from launch.submit.kuberay.config import KubeRayConfig
-from launch.submit.plan import plan_for, unseen
+from launch.submit.plan import idle_gpus, plan_for, unseen
 from launch.submit.slurm.config import SlurmConfig
 from launch.sweep.arguments import detached
 from workers.cluster import check_cluster
@@ -87,6 +87,8 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
     if config.dry_run or lint:
         show_plan(console.console, plan, files=files)
     warnings = list(backend.lint(plan, files))
+    if idle := idle_gpus(config):
+        warnings.append(idle)
     elsewhere = [] if isinstance(config.cluster, SlurmConfig) else unseen(config)
     if elsewhere:
         warnings.append(f"not here, so model, data and memory are checked when the run starts: {', '.join(elsewhere)}")

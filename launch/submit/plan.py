@@ -135,6 +135,18 @@ def plan_for(config: TrainConfig, overrides: Sequence[str], *, work_dir: Path, i
     )
 
 
+def idle_gpus(config: TrainConfig) -> str | None:
+    """That some of the GPUs that are asked for have nothing to do; None if all have."""
+    asked = config.nodes * config.cluster.num_gpus
+    used = config.learner.num_ranks + config.rollout.num_workers * config.rollout.tensor_parallel_size
+    if asked <= used:
+        return None
+    return (
+        f"{asked - used} of {asked} GPUs have nothing to do: raise learner.num_ranks={config.learner.num_ranks} or "
+        f"rollout.num_workers={config.rollout.num_workers}, or ask for fewer (nodes, cluster.num_gpus)"
+    )
+
+
 def job_name(run_dir: Path) -> str:
     """A name that says which run it is and that no other run folder has: `delta-dapo-seed1-3fa9c2`."""
     digest = hashlib.sha256(str(run_dir).encode()).hexdigest()[:6]

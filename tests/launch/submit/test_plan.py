@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from delta.errors import ConfigError
 from launch.overrides import CONF
 from launch.schema import register
-from launch.submit.plan import NodeShare, Plan, job_name, plan_for, unseen
+from launch.submit.plan import NodeShare, Plan, idle_gpus, job_name, plan_for, unseen
 from workers.controller.config import TrainConfig
 
 register()
@@ -140,3 +140,11 @@ def test_the_environment_is_explicit_and_the_user_has_the_last_word(tmp_path):
     assert environment["RAY_health_check_period_ms"] == "1000"  # three times one second and two: nine
     assert environment["RAY_health_check_timeout_ms"] == "2000"
     assert planned(*said[:3], work_dir=tmp_path).environment["DELTA_CACHE"] == f"{tmp_path}/runs/.delta-cache"
+
+
+def test_gpus_without_work_are_told():
+    paper = ("experiment=qwen3_8b_deepmath", SLURM)
+    assert idle_gpus(composed(*paper)) is None
+    said = idle_gpus(composed(*paper, "nodes=4"))
+    assert said.startswith("24 of 32 GPUs have nothing to do: raise learner.num_ranks=4 or rollout.num_workers=4")
+    assert idle_gpus(composed("experiment=laptop", SLURM)) is None
