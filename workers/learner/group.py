@@ -35,7 +35,7 @@ class LearnerGroup:
         """
         self._deadlines = deadlines
         self.num_ranks = config.num_ranks
-        environment = {"env_vars": learner_environment(config)}
+        environment = {"env_vars": learner_environment(config, on_gpu=num_gpus > 0)}
         self.actors = [
             LearnerActor.options(
                 num_cpus=0,

@@ -51,7 +51,7 @@ class RolloutPool:
 
     def start(self) -> None:
         """Start engines; they hold the initial model."""
-        environment = {"env_vars": engine_environment(self._config)}
+        environment = {"env_vars": engine_environment(self._config, on_gpu=self._num_gpus > 0)}
         self.actors = [
             RolloutActor.options(
                 num_cpus=0,
