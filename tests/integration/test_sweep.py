@@ -19,7 +19,7 @@ from workers.controller.metrics import JsonLines
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 # A length that the model does not have is found by the run of the member itself.
-OVERRIDES = (*TINY, "model.threads=1", "learner.num_ranks=1", "steps=3", "rollout.max_model_len=4096,512")
+OVERRIDES = (*TINY, "learner.num_ranks=1", "steps=3", "rollout.max_model_len=4096,512")
 
 
 @contextmanager

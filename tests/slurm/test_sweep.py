@@ -30,7 +30,6 @@ SWEEP = (
     "hydra.launcher.at_once=2",
     "hydra.launcher.poll_s=1",
     *TINY,
-    "model.threads=1",
     "learner.num_ranks=1",
     "steps=3",
     "checkpoint.every=1",
