@@ -106,6 +106,8 @@ class Process:
         def pass_on(number: int, _: FrameType | None) -> None:
             self._told = self._told or signal.Signals(number)
             self._process.send_signal(number)
+            # To the terminal itself: this may have interrupted a write to `sys.stdout`.
+            os.write(sys.stderr.fileno(), f"\n{signal.Signals(number).name} is passed on to the member.\n".encode())
 
         with handlers_kept():
             for number in SIGNALS:
@@ -113,8 +115,8 @@ class Process:
             yield
 
     def _reason(self, code: int) -> str:
-        """The error that it ended with, else its last line."""
-        if code == 0:
+        """The error that it ended with, else its last line; a preemption needs none."""
+        if code in (0, EXIT_PREEMPTED, EXIT_INTERRUPTED):
             return ""
         if code < 0:
             return f"killed by {signal.Signals(-code).name}"

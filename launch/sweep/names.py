@@ -17,7 +17,7 @@ SWEEPS = "runs/sweeps"
 MAX_NAME = 200
 """Characters of a folder's name; file systems allow 255 bytes."""
 
-ELSEWHERE = FREE - {"steps", "resume_from"} | {"sweep", "nodes"}
+ELSEWHERE = FREE - {"steps", "resume_from"}
 """Settings, or groups of them, that say where and how a sweep runs and not what it is."""
 
 

@@ -3,7 +3,8 @@
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,13 +44,21 @@ def sweeping(folder: Path, output: Path) -> Iterator[subprocess.Popen]:
         process.stdout.close()
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_sweep_goes_on_with_what_failed_or_was_preempted_and_skips_what_is_complete(
     train_in_fork: Train, tmp_path, shared_memory
 ):
     folder, said = tmp_path / "sweep", tmp_path / "said"
     with sweeping(folder, said) as process:
         learner = catch(folder, "LearnerWorker.update", process)  # the second member's: the first has failed by then
-        process.send_signal(signal.SIGTERM)  # to the sweep, which passes it on
+        process.send_signal(signal.SIGTERM)  # to the sweep
+        wait_until(lambda: "SIGTERM is passed on to the member" in said.read_text())
         os.kill(learner, signal.SIGCONT)
         assert process.wait(TIMEOUT_S) == EXIT_PREEMPTED, said.read_text()[-3000:]
         assert processes_of(folder) == []

@@ -102,6 +102,9 @@ def test_the_reason_is_the_last_error_of_this_attempt(tmp_path):
     log.write_text("error: of the first attempt\n")
     since = log.stat().st_size
     with log.open("a") as file:
+        file.write("KeyError: x\n")
+    assert reason_in(log, since=since) == "KeyError: x"
+    with log.open("a") as file:
         file.write("step 1\nerror: model.path is no model.\nby the way\n\n")
     assert reason_in(log, since=since) == "model.path is no model."
     with log.open("a") as file:
