@@ -48,6 +48,7 @@ setup(
         "delta.rewards",
         "delta.surrogates",
         "workers",
+        "workers.cluster",
         "workers.controller",
         "workers.learner",
         "workers.rollout",
@@ -68,7 +69,6 @@ setup(
     package_data={
         "conf": ["*.yaml", "*/*.yaml", "*/*/*.yaml"],
         "delta": ["py.typed"],
-        "launch.submit.kuberay": ["*.yaml", "*.json"],
         "launch.submit.slurm": ["*.j2"],
     },
     install_requires=DELTA,

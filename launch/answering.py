@@ -10,7 +10,6 @@ from launch.evaluation import Answers, EvalConfig, Task
 from launch.scores import AnswerRow
 from workers.calls import stalled
 from workers.cluster.nodes import listed
-from workers.placement import place
 from workers.rollout.pool import RolloutPool
 from workers.rollout.worker import RolloutTask
 from workers.verifier.verifier import Verifier, verifier_for
@@ -31,13 +30,7 @@ async def complete(config: EvalConfig, tasks: Sequence[Task], answers: Answers, 
     """
     nodes = listed(num_gpus=config.cluster.num_gpus)[: config.nodes]
     on_gpus = config.cluster.num_gpus > 0
-    shares = place(
-        nodes=len(nodes),
-        gpus_per_node=config.cluster.num_gpus,
-        num_ranks=0,
-        num_engines=config.rollout.num_workers,
-        gpus_per_engine=config.rollout.tensor_parallel_size,
-    )
+    shares = config.placement(nodes=len(nodes))
     verifier = verifier_for(config.verifier, RewardConfig(), nodes=nodes)
     work = _Work(config, answers, verifier, advance)
     missing = [task for task in tasks if answers.lacks(task)]

@@ -30,16 +30,19 @@ def evaluate(config: "EvalConfig", _: DictConfig) -> int:
     from rich.console import Console
 
     from delta.rewards import RewardConfig
-    from launch.evaluation import Answers, read_benchmarks, tasks_of
+    from launch.evaluation import Answers, digest_of, read_benchmarks, tasks_of
     from launch.preflight import check_context, check_known_answer, check_model_files, check_references, load_tokenizer
     from launch.run_folder import held
     from launch.scores import average, score, table, write
     from workers.cluster import check_cluster
+    from workers.device import check_build
     from workers.files import storage_errors
 
     console = Console(highlight=False, soft_wrap=True)
     warn = functools.partial(console.print, style="bold yellow")
     check_cluster(config.cluster, nodes=config.nodes)
+    check_build(num_gpus=config.cluster.num_gpus)
+    config.placement(nodes=config.nodes)
     check_model_files(config.model)
     check_context(config.model, config.rollout.max_model_len)
     benchmarks = read_benchmarks(config, load_tokenizer(config.model))
@@ -55,7 +58,7 @@ def evaluate(config: "EvalConfig", _: DictConfig) -> int:
         scores = [score(name, answers.of(name)) for name in benchmarks]
         if len(scores) > 1:
             scores.append(average(scores))
-        write(output, scores, config.settings)
+        write(output, scores, {**config.settings, "problems": digest_of(benchmarks)})
     console.print(table(scores))
     if failures := sum(answers.unjudged(task) is not None for task in tasks):
         warn(f"{failures} answers could not be judged and count in nothing else; the same command judges them again.")

@@ -15,6 +15,7 @@ from launch.scores import AnswerRow
 from workers.cluster import ClusterConfig
 from workers.deadlines import DeadlinesConfig
 from workers.files import storage_errors, write_whole
+from workers.placement import NodePlacement, place
 from workers.rollout.config import RolloutConfig
 from workers.rollout.engine import SamplingRequest
 from workers.warm_start.config import PretrainedModelConfig
@@ -72,6 +73,20 @@ class EvalConfig:
         check_template(self.template, name="template")
         check_row_fields(self.fields, name="fields")
 
+    def placement(self, *, nodes: int) -> tuple[NodePlacement, ...]:
+        """Which engines run on which of so many nodes.
+
+        Raises:
+            ConfigError: They do not fit.
+        """
+        return place(
+            nodes=nodes,
+            gpus_per_node=self.cluster.num_gpus,
+            num_ranks=0,
+            num_engines=self.rollout.num_workers,
+            gpus_per_engine=self.rollout.tensor_parallel_size,
+        )
+
     @property
     def settings(self) -> dict[str, object]:
         """What decides the numbers, beside the problems."""
@@ -96,6 +111,14 @@ class Task:
     sample: int
     request: SamplingRequest
     key: str
+
+
+def digest_of(benchmarks: Mapping[str, Sequence[Prompt]]) -> str:
+    """A name for the problems: files that are called the same may hold others."""
+    problems = {
+        name: [(one.id, one.token_ids, repr(one.answer)) for one in found] for name, found in benchmarks.items()
+    }
+    return hashlib.sha256(json.dumps(problems).encode()).hexdigest()[:16]
 
 
 def read_benchmarks(config: EvalConfig, tokenizer: "PreTrainedTokenizerBase") -> dict[str, list[Prompt]]:

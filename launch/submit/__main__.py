@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 USAGE = """delta-submit: send a training run to a cluster.
 
   delta-submit cluster=slurm experiment=laptop nodes=2 cluster.partition=gpu   a Slurm job
-  delta-submit cluster=kuberay experiment=laptop cluster.image=IMAGE           a RayJob on Kubernetes
+  delta-submit cluster=kuberay experiment=laptop cluster.image=IMAGE \
+      'cluster.volumes=[{claim: runs, path: /runs}]' run_dir=/runs/first       a RayJob on Kubernetes
   delta-submit experiment=laptop                                               here, as delta-train does
 
 Overrides are those of delta-train; what can be said about a cluster is in cluster.*. Several values of a setting with

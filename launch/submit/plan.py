@@ -19,6 +19,8 @@ from workers.controller.config import Resume, TrainConfig
 from workers.placement import place
 
 MIB_PER_GIB = 1024
+READ = ("path", "held_out_path", "resume_from")
+"""Settings, of any part, that name a file or folder to read."""
 NAME_LENGTH = 45
 """Characters of a job's name; Kubernetes allows few more."""
 
@@ -190,7 +192,7 @@ def _paths(config: Any, work_dir: Path, prefix: str = "") -> Iterator[tuple[str,
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from _paths(value, work_dir, f"{prefix}{field.name}.")
-        elif field.name in ("path", "resume_from") and value:
+        elif field.name in READ and value:
             yield f"{prefix}{field.name}", (work_dir / Path(value).expanduser()).resolve()
 
 

@@ -86,6 +86,9 @@ def test_only_absolute_paths_can_be_on_the_storage_of_another_cluster(tmp_path):
     overrides = ("model=pretrained", "model.path=Qwen/Qwen3-8B", "data=jsonl", "data.path=/volume/problems.jsonl")
     assert unseen(composed(*overrides)) == ["data.path=/volume/problems.jsonl"]
     assert unseen(composed(f"resume_from={tmp_path}")) == []
+    assert unseen(composed("data=deepmath", "data.held_out_path=/volume/aime24.jsonl")) == [
+        "data.held_out_path=/volume/aime24.jsonl"
+    ]
 
 
 def test_a_member_of_a_sweep_does_not_sweep_again(tmp_path):
