@@ -4,14 +4,15 @@ Of its own, because what a run leaves in a process (Ray's token and addresses, t
 of the next one, and because a member that crashes must not take the others with it.
 """
 
+import contextlib
 import os
 import select
+import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
@@ -45,28 +46,59 @@ class LocalLauncher(SweepLauncher):
         for place, plan in enumerate(left, start=1):
             member = plan.member
             self.console.say(f"\nmember {place} of {len(left)}: {member.name} in {member.run_dir}")
-            process = Process(member, self.log_of(member))
-            self.log.add(Event(member=member.name, what=What.started, pid=process.pid, host=socket.gethostname()))
-            code, reason, told = process.follow()
+            with PassedOn() as signals:
+                process = Process(member, self.log_of(member), signals)
+                self.log.add(Event(member=member.name, what=What.started, pid=process.pid, host=socket.gethostname()))
+                code, reason = process.follow()
             self.log.add(Event(member=member.name, what=What.ended, code=code, reason=reason))
-            if told is not None:
-                self.console.say(f"\nthe sweep was ended by {told.name}; the same command goes on.")
-                raise SystemExit(EXIT_INTERRUPTED if told is signal.SIGINT else EXIT_PREEMPTED)
+            if signals.first is not None:
+                self.console.say(f"\nthe sweep was ended by {signals.first.name}; the same command goes on.")
+                raise SystemExit(EXIT_INTERRUPTED if signals.first is signal.SIGINT else EXIT_PREEMPTED)
+
+
+class PassedOn:
+    """While the block runs, signals to this process are passed on to another one."""
+
+    def __enter__(self) -> "PassedOn":
+        """Listen; until there is another process, they are kept for it."""
+        self.first: signal.Signals | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._before = contextlib.ExitStack()
+        self._before.enter_context(handlers_kept())
+        for number in SIGNALS:
+            signal.signal(number, self._pass_on)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Listen no longer."""
+        self._before.close()
+
+    def to(self, process: "subprocess.Popen[bytes]") -> None:
+        """From now on to this one."""
+        self._process = process
+        if self.first is not None:
+            process.send_signal(self.first)
+
+    def _pass_on(self, number: int, _: FrameType | None) -> None:
+        self.first = self.first or signal.Signals(number)
+        if self._process is not None:
+            self._process.send_signal(number)
+        # To the terminal itself: this may have interrupted a write to `sys.stdout`.
+        os.write(sys.stderr.fileno(), f"\n{signal.Signals(number).name} is passed on to the member.\n".encode())
 
 
 class Process:
     """A run whose output goes to the terminal and to a log."""
 
-    def __init__(self, member: Member, log: Path) -> None:
+    def __init__(self, member: Member, log: Path, signals: PassedOn) -> None:
         """Start it."""
         command = [sys.executable, "-m", "launch.train", *member.overrides]
         with storage_errors(f"cannot write {log}", remedy="Choose another sweep=FOLDER."):
             log.parent.mkdir(parents=True, exist_ok=True)
             self._log = log.open("ab", buffering=0)
-            self._log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(command)}\n".encode())
+            self._log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {shlex.join(command)}\n".encode())
         self._begin = self._log.tell()
         self._path = log
-        self._told: signal.Signals | None = None
         # In a session of its own, so that Ctrl-C reaches it once: a second signal would end it without a checkpoint.
         self._process = subprocess.Popen(
             command,
@@ -76,17 +108,18 @@ class Process:
             start_new_session=True,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},
         )
+        signals.to(self._process)
         self.pid = self._process.pid
 
-    def follow(self) -> tuple[int, str, signal.Signals | None]:
-        """Show what it says to its end: exit code, reason of a failure, and the signal that the sweep was sent."""
-        with self._signals_passed_on(), self._log:
+    def follow(self) -> tuple[int, str]:
+        """Show what it says until it ends: exit code, and the reason of a failure."""
+        with self._log:
             for piece in self._output():
                 self._log.write(piece)
                 sys.stdout.buffer.write(piece)
                 sys.stdout.buffer.flush()
             code = self._process.wait()
-        return code, self._reason(code), self._told
+        return code, self._reason(code)
 
     def _output(self) -> Iterator[bytes]:
         """What it writes; processes that it left behind may hold the other end, and are not waited for."""
@@ -100,19 +133,6 @@ class Process:
                 yield piece
             elif ended:
                 return
-
-    @contextmanager
-    def _signals_passed_on(self) -> Iterator[None]:
-        def pass_on(number: int, _: FrameType | None) -> None:
-            self._told = self._told or signal.Signals(number)
-            self._process.send_signal(number)
-            # To the terminal itself: this may have interrupted a write to `sys.stdout`.
-            os.write(sys.stderr.fileno(), f"\n{signal.Signals(number).name} is passed on to the member.\n".encode())
-
-        with handlers_kept():
-            for number in SIGNALS:
-                signal.signal(number, pass_on)
-            yield
 
     def _reason(self, code: int) -> str:
         """The error that it ended with, else its last line; a preemption needs none."""

@@ -1,10 +1,11 @@
 """What Slurm knows about the jobs of a sweep, and how those ended that it has forgotten."""
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from delta.errors import SubmissionError
-from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED
+from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR
 from launch.submit.slurm.commands import run
 from launch.submit.slurm.marks import ENDED, Marks
 from launch.sweep.reason import reason_in
@@ -15,6 +16,10 @@ QUEUED = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", 
 """Slurm's states of a job that holds no nodes, or is not let run on them."""
 REMEMBERED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 """Those of one that is over, which squeue may still show for a moment."""
+
+
+VISIBLE_S = 90.0
+"""How long clients of a network file system may believe that a file is not there."""
 
 
 def log_of(member: Member) -> Path:
@@ -65,5 +70,10 @@ def _ended(member: Member, job_id: str) -> Job | None:
     if int(code) in (EXIT_PREEMPTED, EXIT_INTERRUPTED):
         return Job(state=State.preempted, code=int(code), detail=f"job {job_id} was not put back into the queue")
     if int(code) == 0:
-        return Job(state=State.complete, code=0)  # its files may not be visible here yet
+        if time.time() < (starts[-1] / ENDED).stat().st_mtime + VISIBLE_S:
+            return Job(
+                state=State.running, detail=f"job {job_id} has ended, its last files are not to be seen here yet"
+            )
+        lost = f"job {job_id} ended well, but its last files are not there"
+        return Job(state=State.failed, code=EXIT_USER_ERROR, detail=lost)
     return Job(state=State.failed, code=int(code), detail=reason_in(log_of(member)))

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from delta.errors import ConfigError, SubmissionError
-from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR
+from launch.command import EXIT_INTERRUPTED, EXIT_MEMBERS, EXIT_PREEMPTED, EXIT_USER_ERROR
 from launch.submit.__main__ import backend_for
 from launch.submit.config import SubmittedConfig
 from launch.submit.plan import Plan, plan_for
@@ -27,7 +27,7 @@ from launch.sweep.record import Event, EventLog, Member, What, submitted
 from launch.sweep.state import UNDER_WAY, Job, State, Status
 from launch.sweep.watch import view_on
 from workers.controller.console import RunConsole
-from workers.signals import Ended
+from workers.signals import SIGNALS, Ended
 
 
 class SubmitLauncher(SweepLauncher):
@@ -112,7 +112,8 @@ class SubmitLauncher(SweepLauncher):
             raise SystemExit(EXIT_INTERRUPTED if ended.signal is signal.SIGINT else EXIT_PREEMPTED) from ended
         if not self._wait:
             self.console.say("the jobs go on by themselves; the same command sends again what has ended incomplete.")
-            raise SystemExit(0)
+            sent = submitted([plan.member for plan in left], self.log.last())
+            raise SystemExit(0 if len(sent) == len(left) else EXIT_MEMBERS)
 
     def _send_and_watch(self, left: Sequence[Planned]) -> None:
         by_name = {plan.member.name: plan for plan in left}
@@ -140,13 +141,16 @@ class SubmitLauncher(SweepLauncher):
         """Submit a member; whether the cluster took it."""
         job, backend = _plan(plan), backend_for(plan.config.cluster)
         name = plan.member.name
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for whoever is sent must be on the record
         try:
             submission = backend.submit(job, backend.render(job))
+            self.log.add(Event(member=name, what=What.submitted, job=submission.job_id))
         except SubmissionError as error:
             self.log.add(Event(member=name, what=What.ended, code=EXIT_USER_ERROR, reason=str(error)))
             self.console.warn(f"{name}: {error}")
             return False
-        self.log.add(Event(member=name, what=What.submitted, job=submission.job_id))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         self.console.say(f"{name}: job {submission.job_id}; {submission.follow}")
         return True
 

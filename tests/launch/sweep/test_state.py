@@ -1,5 +1,6 @@
 """What is said of a member is what its folder, the launcher's events and the job's marks say."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def test_a_process_is_running_as_long_as_it_lives_and_is_the_members(member):
 @pytest.mark.parametrize(
     ("codes", "expected"),
     [
-        ([75, 0], "complete"),
+        ([75, 0], "running: job 7 has ended, its last files are not to be seen here yet"),
         ([75, 71], "failed: learner rank 1 died in update after step 3."),
         ([75], "preempted at step 0: job 7 was not put back"),
         ([], "incomplete at step 0: job 7; squeue is not found"),
@@ -94,6 +95,10 @@ def test_a_job_that_slurm_cannot_be_asked_about_is_what_its_last_start_said(memb
     event = Event(member="seed-1", what=What.submitted, job="7")
     jobs = jobs_as_far_as_known([(member, event)])
     assert status_of(member, event, jobs["seed-1"]).text.startswith(expected)
+    for mark in job_dir.glob(f"*/{ENDED}"):
+        os.utime(mark, (0, 0))
+    if codes[-1:] == [0]:
+        assert "ended well, but" in jobs_as_far_as_known([(member, event)])["seed-1"].detail
 
 
 def test_the_reason_is_the_last_error_of_this_attempt(tmp_path):
