@@ -31,7 +31,11 @@ def test_processes_are_told_their_device(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
     assert learner_environment(LearnerConfig(), on_gpu=True)["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"
     on_cpu, on_gpu = (engine_environment(RolloutConfig(), on_gpu=on_gpu) for on_gpu in (False, True))
-    assert on_cpu.keys() - on_gpu.keys() == {"VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND"}
+    assert on_cpu.keys() - on_gpu.keys() == {
+        "VLLM_CPU_KVCACHE_SPACE",
+        "VLLM_CPU_OMP_THREADS_BIND",
+        "TORCHDYNAMO_DISABLE",
+    }
 
 
 def test_an_engine_on_gpus_is_split_over_them_and_compiled() -> None:
