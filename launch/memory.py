@@ -1,7 +1,5 @@
 """The memory plan of a run, printed and checked before anything is allocated."""
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from delta.credit import DiscriminativeConfig
 from delta.credit.discriminative import CacheDtype, Proxy
 from delta.errors import ConfigError, ModelError
 from launch.memory_advice import Limits, gib, shortage
+from launch.nvidia import installed_gpus
 from launch.submit.config import SubmittedConfig
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
@@ -162,17 +161,9 @@ def memory_limits(config: TrainConfig) -> Limits:
 
 
 def smallest_gpu_bytes() -> int | None:
-    """Memory of the smallest GPU here; None where there is none to ask, or nobody who could.
-
-    NVIDIA's own tool is asked, because torch would keep memory of a GPU for this process.
-    """
-    asked = shutil.which("nvidia-smi")
-    if asked is None:
-        return None
-    query = [asked, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-    sizes = [int(line) * MIB for line in answer.stdout.split() if line.isdigit()]
-    return min(sizes, default=None)
+    """Memory of the smallest GPU here; None where there is none, or its memory is not known."""
+    found, _ = installed_gpus()
+    return min((gpu.memory_mib * MIB for gpu in found if gpu.memory_mib), default=None)
 
 
 def available_host_bytes() -> int:
