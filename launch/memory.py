@@ -59,8 +59,7 @@ def check_memory(config: TrainConfig, console: RunConsole) -> MemoryPlan:
     Raises:
         ConfigError: It will not fit; the message names the largest part and what would help.
     """
-    limits = memory_limits(config)
-    plan = plan_memory(memory_inputs(config, architecture_of(config), gpu_bytes=limits.device or 0))
+    plan, limits = planned_memory(config)
     shown = console.console
     if not shown.is_terminal:  # a pipe has no width: do not fold the table for it
         shown = Console(width=120, quiet=shown.quiet)
@@ -68,6 +67,17 @@ def check_memory(config: TrainConfig, console: RunConsole) -> MemoryPlan:
     if trouble := shortage(plan, limits):
         raise ConfigError(trouble)
     return plan
+
+
+def planned_memory(config: TrainConfig) -> tuple[MemoryPlan, Limits]:
+    """What the run will need, and what there is.
+
+    Raises:
+        ConfigError: GPUs are said to have memory, and there are to be none.
+        ModelError: The model's configuration cannot be read.
+    """
+    limits = memory_limits(config)
+    return plan_memory(memory_inputs(config, architecture_of(config), gpu_bytes=limits.device or 0)), limits
 
 
 def architecture_of(config: TrainConfig) -> Any:
