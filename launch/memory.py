@@ -1,7 +1,5 @@
 """The memory plan of a run, printed and checked before anything is allocated."""
 
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from delta.credit import DiscriminativeConfig
 from delta.credit.discriminative import CacheDtype, Proxy
 from delta.errors import ConfigError, ModelError
 from launch.memory_advice import Limits, gib, shortage
+from launch.nvidia import installed_gpus
 from launch.submit.config import SubmittedConfig
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
@@ -60,8 +59,7 @@ def check_memory(config: TrainConfig, console: RunConsole) -> MemoryPlan:
     Raises:
         ConfigError: It will not fit; the message names the largest part and what would help.
     """
-    limits = memory_limits(config)
-    plan = plan_memory(memory_inputs(config, architecture_of(config), gpu_bytes=limits.device or 0))
+    plan, limits = planned_memory(config)
     shown = console.console
     if not shown.is_terminal:  # a pipe has no width: do not fold the table for it
         shown = Console(width=120, quiet=shown.quiet)
@@ -69,6 +67,17 @@ def check_memory(config: TrainConfig, console: RunConsole) -> MemoryPlan:
     if trouble := shortage(plan, limits):
         raise ConfigError(trouble)
     return plan
+
+
+def planned_memory(config: TrainConfig) -> tuple[MemoryPlan, Limits]:
+    """What the run will need, and what there is.
+
+    Raises:
+        ConfigError: GPUs are said to have memory, and there are to be none.
+        ModelError: The model's configuration cannot be read.
+    """
+    limits = memory_limits(config)
+    return plan_memory(memory_inputs(config, architecture_of(config), gpu_bytes=limits.device or 0)), limits
 
 
 def architecture_of(config: TrainConfig) -> Any:
@@ -162,17 +171,9 @@ def memory_limits(config: TrainConfig) -> Limits:
 
 
 def smallest_gpu_bytes() -> int | None:
-    """Memory of the smallest GPU here; None where there is none to ask, or nobody who could.
-
-    NVIDIA's own tool is asked, because torch would keep memory of a GPU for this process.
-    """
-    asked = shutil.which("nvidia-smi")
-    if asked is None:
-        return None
-    query = [asked, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=60, check=False)
-    sizes = [int(line) * MIB for line in answer.stdout.split() if line.isdigit()]
-    return min(sizes, default=None)
+    """Memory of the smallest GPU here; None where there is none, or its memory is not known."""
+    found, _ = installed_gpus()
+    return min((gpu.memory_mib * MIB for gpu in found if gpu.memory_mib), default=None)
 
 
 def available_host_bytes() -> int:

@@ -1,28 +1,11 @@
 """GPUs: as many as the configuration counts on, with memory for it, and software that can use them."""
 
-import shutil
-import subprocess
-from dataclasses import dataclass
-
 from launch.doctor.check import Finding, failed, ok, skipped, warning
+from launch.nvidia import installed_gpus
 from workers.controller.config import TrainConfig
 
-QUERY = "index,name,memory.total,memory.used,driver_version"
-TIMEOUT_S = 20.0
-"""The first call may load the driver."""
 IN_USE = 0.1
 """Share of a GPU's memory from which on somebody else seems to use it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gpu:
-    """One GPU, as nvidia-smi shows it."""
-
-    index: int
-    name: str
-    memory_mib: int
-    used_mib: int
-    driver: str
 
 
 def gpus(config: TrainConfig) -> Finding:
@@ -67,32 +50,3 @@ def gpus(config: TrainConfig) -> Finding:
             remedy="End who uses them (nvidia-smi shows who), or leave them out with CUDA_VISIBLE_DEVICES.",
         )
     return ok(f"{len(found)} x {names}, {least.memory_mib / 1024:.0f} GiB, driver {found[0].driver}, {visible} visible")
-
-
-def installed_gpus() -> tuple[list[Gpu], str]:
-    """The GPUs of this machine, or why they are not known."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return [], "no nvidia-smi: no NVIDIA driver is installed"
-    try:
-        shown = subprocess.run(
-            [program, f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"],
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return [], f"nvidia-smi does not answer in {TIMEOUT_S:.0f} s"
-    if shown.returncode:
-        return [], f"nvidia-smi: {(shown.stdout + shown.stderr).strip().splitlines()[0]}"
-    return [_gpu(line) for line in shown.stdout.splitlines() if line.strip()], ""
-
-
-def _gpu(line: str) -> Gpu:
-    index, name, memory, used, driver = (part.strip() for part in line.split(","))
-    # Shared memory (Grace, Jetson) and MIG show "[N/A]".
-    return Gpu(int(index), name, _mib(memory), _mib(used), driver)
-
-
-def _mib(text: str) -> int:
-    return int(text) if text.isdigit() else 0

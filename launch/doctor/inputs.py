@@ -9,7 +9,7 @@ from launch.doctor.check import Finding, Status, ok, skipped, warning
 from launch.doctor.place import is_submitted
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
-from workers.learner.memory_plan import GIB, plan_memory, total
+from workers.learner.memory_plan import GIB, total
 from workers.verifier.config import PoolConfig
 from workers.warm_start.config import WarmStartModelConfig
 
@@ -90,11 +90,10 @@ def learner(config: TrainConfig) -> Finding:
 @_needs_model
 def memory(config: TrainConfig) -> Finding:
     """The memory plan fits what there is here, or what the configuration says of the cluster."""
-    from launch.memory import architecture_of, memory_inputs, memory_limits
+    from launch.memory import planned_memory
     from launch.memory_advice import shortage
 
-    plan = plan_memory(memory_inputs(config, architecture_of(config)))
-    limits = memory_limits(replace(config, dry_run=config.dry_run or is_submitted(config)))
+    plan, limits = planned_memory(replace(config, dry_run=config.dry_run or is_submitted(config)))
     if trouble := shortage(plan, limits):
         return Finding(Status.failed, trouble)
     rows = [("all processes", plan.on_host, limits.host)]

@@ -18,7 +18,8 @@ from launch.overrides import CONF
 from workers.controller.config import TrainConfig
 
 DISTRIBUTION = "delta-rlvr"
-LOCK = CONF.parent / "requirements" / "cpu.txt"
+LOCKS = CONF.parent / "requirements"
+"""Folder with a lock for each stack."""
 REINSTALL = "Install again: make setup, or pip install 'delta-rlvr[{stack}]'."
 SHOWN = 6
 """Packages that are named; further ones are counted."""
@@ -71,10 +72,9 @@ def packages(_: TrainConfig) -> Finding:
     return ok(", ".join(text for text in versions if not text.endswith(" None")))
 
 
-def locked_packages(_: TrainConfig, lock: Path = LOCK) -> Finding:
-    """Everything below them has the version of the lock."""
-    if stack() != "cpu":
-        return skipped("the lock is of the CPU stack, and vLLM's GPU build is installed")
+def locked_packages(_: TrainConfig, locks: Path = LOCKS) -> Finding:
+    """Everything below them has the version of the lock of the installed stack."""
+    lock = locks / f"{stack()}.txt"
     if not lock.is_file():
         return skipped(f"no lock at {lock}: not a checkout")
     wanted = list(_requirements(lock))
@@ -84,7 +84,7 @@ def locked_packages(_: TrainConfig, lock: Path = LOCK) -> Finding:
         return warning(
             f"{len(missing) + len(different)} of {len(wanted)} packages: {_some([*different, *absent])}",
             expected=f"the versions of {lock.name}",
-            remedy=REINSTALL.format(stack="cpu"),
+            remedy=REINSTALL.format(stack=stack()),
         )
     return ok(f"all {len(wanted)} packages as in {lock.parent.name}/{lock.name}")
 

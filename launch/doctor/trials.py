@@ -12,6 +12,7 @@ from multiprocessing.queues import SimpleQueue
 from launch.doctor.check import Finding, failed, ok, skipped, warning
 from workers.controller.config import TrainConfig
 from workers.learner.memory_plan import MIB
+from workers.rollout.config import RolloutConfig
 from workers.verifier.config import PoolConfig
 from workers.warm_start.config import WarmStartModelConfig
 
@@ -81,12 +82,27 @@ def _rank(rank: int, backend: str, port: int, answers: "SimpleQueue[float]") -> 
     os._exit(0)
 
 
+def small_engine(config: TrainConfig) -> tuple[RolloutConfig, dict[str, str]]:
+    """An engine of the run, cut down to the tiny model, which has too few heads for several GPUs; its environment."""
+    from workers.rollout.engine import engine_environment
+
+    settings = replace(
+        config.rollout,
+        max_model_len=128,
+        max_new_tokens=NEW_TOKENS,
+        max_num_seqs=8,
+        kv_cache_gib=1,
+        tensor_parallel_size=1,
+    )
+    return settings, engine_environment(settings, on_gpu=config.cluster.num_gpus > 0)
+
+
 def generation(config: TrainConfig) -> Finding:
     """A tiny model is loaded by vLLM, answers one prompt, and has the log-probabilities that transformers computes."""
-    from workers.rollout.engine import SamplingRequest, VllmEngine, engine_environment
+    from workers.rollout.engine import SamplingRequest, VllmEngine
 
-    settings = replace(config.rollout, max_model_len=128, max_new_tokens=NEW_TOKENS, max_num_seqs=8, kv_cache_gib=1)
-    os.environ.update(engine_environment(settings))  # before vLLM is imported
+    settings, environment = small_engine(config)
+    os.environ.update(environment)  # before vLLM is imported
 
     import torch
 

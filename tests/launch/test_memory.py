@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from delta.errors import ConfigError
-from launch import memory
+from launch import memory, nvidia
 from launch.memory import architecture_of, available_host_bytes, memory_inputs, memory_limits, table
 from launch.memory_advice import Limits, changes, shortage
 from launch.submit.config import SubmittedConfig
@@ -141,7 +141,8 @@ def test_a_container_with_less_than_its_machine(tmp_path, monkeypatch, folder, l
 
 
 NVIDIA_SMI = """#!/bin/sh
-[ "$*" = "--query-gpu=memory.total --format=csv,noheader,nounits" ] && printf '81920\\n40960\\n'
+[ "$*" = "--query-gpu=index,name,memory.total,memory.used,driver_version --format=csv,noheader,nounits" ] &&
+printf '%s\\n' '0, Large, 81920, 4, 580.1' '1, Small, 40960, 4, 580.1' '2, Shared, [N/A], [N/A], 580.1'
 """
 
 
@@ -158,6 +159,11 @@ def test_gpus_have_what_is_configured_and_no_more_than_they_really_have(monkeypa
     assert memory_limits(replace(config, dry_run=False)) == Limits(40 * GIB, 100 * GIB)
     assert memory_limits(replace(unknown, dry_run=False)).device == 40 * GIB
     assert memory_limits(config).device == 80 * GIB
+    tool.write_text("#!/bin/sh\necho Unable to determine the device handle\n")
+    assert nvidia.installed_gpus() == ([], "nvidia-smi: Unable to determine the device handle")
+    tool.write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    monkeypatch.setattr(nvidia, "TIMEOUT_S", 0.2)
+    assert memory_limits(replace(config, dry_run=False)).device == 80 * GIB  # a driver that hangs is nobody to ask
     assert memory_limits(replace(unknown, cluster=SubmittedConfig())) == Limits(None, None)  # nodes of others' machines
     assert memory_limits(replace(unknown, cluster=ClusterConfig())).host is not None
     with pytest.raises(ConfigError, match=r"gpu_memory_gib=80 with cluster\.num_gpus=0.*cluster\.gpu_memory_gib to 0"):

