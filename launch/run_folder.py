@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def held(run_dir: Path, *, say: Callable[[str], None], name: str = "run_dir") ->
         with contextlib.suppress(OSError):  # a full disk, on which there is no room for a name
             file.truncate(0)
             file.write(hold.name.encode())
+            os.fsync(file.fileno())  # a full network disk says so only now
             hold.written = True
         yield hold
 

@@ -27,7 +27,7 @@ def clock() -> float:
 
 
 def check_build(*, num_gpus: int) -> None:
-    """Refuse a run on GPUs where torch was built for CPUs; whether this host has a GPU does not matter.
+    """Refuse a run on GPUs where torch was built for CPUs, and the other way round; what this host has does not matter.
 
     Args:
         num_gpus: `cluster.num_gpus`.
@@ -35,6 +35,12 @@ def check_build(*, num_gpus: int) -> None:
     Raises:
         ConfigError: It was.
     """
+    if not num_gpus and torch.version.cuda is not None:
+        raise ConfigError(
+            f"cluster.num_gpus=0, and torch {torch.__version__} is built for CUDA, with which vLLM does not run on "
+            "CPUs; expected the CPU builds of torch and vLLM (docs/gpu.md). Install them, or set cluster.num_gpus to "
+            "the GPUs of a node."
+        )
     if num_gpus and torch.version.cuda is None:
         raise ConfigError(
             f"cluster.num_gpus={num_gpus}, and torch {torch.__version__} is built for CPUs; expected the CUDA builds "

@@ -19,12 +19,13 @@ from delta.errors import ConfigError, SubmissionError
 from launch.command import run_configured
 from launch.submit.backend import Backend
 from launch.submit.config import SubmittedConfig
+from launch.submit.image import perhaps_missing
 from launch.submit.kuberay.config import KubeRayConfig
 from launch.submit.plan import idle_gpus, plan_for, unseen
 from launch.submit.slurm.config import SlurmConfig
 from launch.sweep.arguments import detached
 from workers.cluster import check_cluster
-from workers.controller.config import TrainConfig
+from workers.controller.config import Resume, TrainConfig
 from workers.warm_start.config import PretrainedModelConfig
 
 if TYPE_CHECKING:
@@ -90,6 +91,16 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
     warnings = list(backend.lint(plan, files))
     if idle := idle_gpus(config):
         warnings.append(idle)
+    if plan.image and (own := perhaps_missing(hydra.runtime.choices)):
+        warnings.append(
+            f"conf/ of this machine has {', '.join(own)} that the repository has not, or not so; the run reads these "
+            f"files in {plan.image}, where they must be as they are here."
+        )
+    if isinstance(config.cluster, KubeRayConfig) and config.resume is Resume.never:
+        warnings.append(
+            f"resume=never is not checked, since run_dir={plan.run_dir} is on the cluster: a run that is there already "
+            "goes on."
+        )
     elsewhere = [] if isinstance(config.cluster, SlurmConfig) else unseen(config)
     if elsewhere:
         warnings.append(f"not here, so model, data and memory are checked when the run starts: {', '.join(elsewhere)}")

@@ -24,8 +24,10 @@ class SubmittedConfig(ClusterConfig):
     grace_s: float = 120.0
     """How long a run may take to end in a checkpoint when it is preempted, or its time is up; the run is told as
     `faults.grace_s`."""
+    requeue: bool = True
+    """Whether the run is started again when it was preempted or its time was up."""
     max_requeues: int = 20
-    """Times that a preempted run is put back into the queue."""
+    """Times that it is started again; what Slurm puts back by itself (preemption, a lost node) counts as well."""
 
     def __post_init__(self) -> None:
         """Check the ranges, and that nothing secret would be written down."""

@@ -6,6 +6,7 @@ against its cluster, and sends it; nothing that a backend does is decided anywhe
 
 import dataclasses
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ from delta.errors import ConfigError
 from launch.overrides import quoted
 from launch.submit.config import SubmittedConfig
 from workers.controller.config import Resume, TrainConfig
-from workers.placement import place
 
 MIB_PER_GIB = 1024
 READ = ("path", "held_out_path", "resume_from")
@@ -99,10 +99,16 @@ def plan_for(config: TrainConfig, overrides: Sequence[str], *, work_dir: Path, i
         ConfigError: It cannot work anywhere.
     """
     cluster = config.cluster
-    run_dir = (work_dir / config.run_dir).resolve()
+    if cluster.host_memory_gib and cluster.object_store_mib >= cluster.host_memory_gib * MIB_PER_GIB:
+        raise ConfigError(
+            f"cluster.object_store_mib={cluster.object_store_mib} is memory of the node, of which there is "
+            f"cluster.host_memory_gib={cluster.host_memory_gib:g}: expected a part of it. Lower the one or raise the "
+            "other."
+        )
+    run_dir = _absolute(work_dir / config.run_dir)
     inputs = {key: path for key, path in _paths(config, work_dir) if path.exists()}
-    gpus_per_engine = config.rollout.tensor_parallel_size if cluster.num_gpus else 1
     submitted = cluster if isinstance(cluster, SubmittedConfig) else None
+    max_requeues = submitted.max_requeues if submitted and submitted.requeue else 0
     return Plan(
         name=job_name(run_dir),
         run_dir=run_dir,
@@ -116,23 +122,17 @@ def plan_for(config: TrainConfig, overrides: Sequence[str], *, work_dir: Path, i
         ),
         placement=tuple(
             NodeShare(learner_ranks=node.learner_ranks, engines=node.engines)
-            for node in place(
-                nodes=config.nodes,
-                gpus_per_node=cluster.num_gpus,
-                num_ranks=config.learner.num_ranks,
-                num_engines=config.rollout.num_workers,
-                gpus_per_engine=gpus_per_engine,
-            )
+            for node in config.placement(nodes=config.nodes)
         ),
         environment=_environment(submitted, run_dir=run_dir) if submitted else {},
         image=submitted.image if submitted else "",
         restarts=Restarts(
-            requeue=bool(submitted and submitted.max_requeues),
-            max_requeues=submitted.max_requeues if submitted else 0,
+            requeue=max_requeues > 0,
+            max_requeues=max_requeues,
             grace_s=submitted.grace_s if submitted else config.faults.grace_s,
         ),
         ready_timeout_s=submitted.ready_timeout_s if submitted else 0,
-        work_dir=work_dir.resolve(),
+        work_dir=_absolute(work_dir),
         inputs=tuple(inputs.values()),
     )
 
@@ -193,7 +193,12 @@ def _paths(config: Any, work_dir: Path, prefix: str = "") -> Iterator[tuple[str,
         if dataclasses.is_dataclass(value):
             yield from _paths(value, work_dir, f"{prefix}{field.name}.")
         elif field.name in READ and value:
-            yield f"{prefix}{field.name}", (work_dir / Path(value).expanduser()).resolve()
+            yield f"{prefix}{field.name}", _absolute(work_dir / Path(value).expanduser())
+
+
+def _absolute(path: Path) -> Path:
+    """As it was said: what links lead to here may have another name on other machines."""
+    return Path(os.path.abspath(path))
 
 
 def _environment(cluster: SubmittedConfig, *, run_dir: Path) -> Mapping[str, str]:

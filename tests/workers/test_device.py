@@ -31,11 +31,8 @@ def test_processes_are_told_their_device(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("PYTORCH_ALLOC_CONF", "max_split_size_mb:64")
     assert learner_environment(LearnerConfig(), on_gpu=True)["PYTORCH_ALLOC_CONF"] == "max_split_size_mb:64"
     on_cpu, on_gpu = (engine_environment(RolloutConfig(), on_gpu=on_gpu) for on_gpu in (False, True))
-    assert on_cpu.keys() - on_gpu.keys() == {
-        "VLLM_CPU_KVCACHE_SPACE",
-        "VLLM_CPU_OMP_THREADS_BIND",
-        "TORCHDYNAMO_DISABLE",
-    }
+    only = {"VLLM_CPU_KVCACHE_SPACE", "VLLM_CPU_OMP_THREADS_BIND", "TORCHDYNAMO_DISABLE"}
+    assert on_cpu.keys() - on_gpu.keys() == only
 
 
 def test_an_engine_on_gpus_is_split_over_them_and_compiled() -> None:
@@ -60,10 +57,12 @@ def test_vllm_knows_every_setting_of_an_engine() -> None:
 
 
 def test_gpus_need_builds_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_build(num_gpus=0)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     check_build(num_gpus=8)
+    with pytest.raises(ConfigError, match=r"cluster.num_gpus=0, and torch .* is built for CUDA"):
+        check_build(num_gpus=0)
     monkeypatch.setattr(torch.version, "cuda", None)
+    check_build(num_gpus=0)
     with pytest.raises(ConfigError, match=r"cluster.num_gpus=8, and torch .* is built for CPUs.*num_gpus=0"):
         check_build(num_gpus=8)
 

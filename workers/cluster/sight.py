@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.files import storage_errors
+
 VISIBLE_S = 30.0
 """How long a file may take to appear on another node: network file systems cache what is not there."""
 POLL_S = 0.2
@@ -24,10 +26,15 @@ class Canary:
 
 @contextlib.contextmanager
 def canary_in(folder: Path) -> Iterator[Canary]:
-    """Write one for as long as the block lasts."""
+    """Write one for as long as the block lasts.
+
+    Raises:
+        StorageError: It cannot be written.
+    """
     canary = Canary(folder / f".canary-{secrets.token_hex(4)}", secrets.token_hex(16))
-    canary.file.write_text(canary.text, encoding="ascii")
     try:
+        with storage_errors(f"cannot write into {folder}", remedy="Free space or mend the permissions."):
+            canary.file.write_text(canary.text, encoding="ascii")
         yield canary
     finally:
         canary.file.unlink(missing_ok=True)
@@ -48,7 +55,13 @@ def unseen(canary: Canary, files: Sequence[Path], within_s: float) -> tuple[str,
 
 
 def _unseen_now(canary: Canary, files: Sequence[Path]) -> tuple[str, ...]:
-    trouble = [f"{path} is not there" for path in files if not path.exists()]
+    trouble = []
+    for path in files:
+        try:
+            if not path.exists():
+                trouble.append(f"{path} is not there")
+        except OSError as error:  # a folder above it that may not be read, a mount that went stale
+            trouble.append(f"{path} cannot be looked at ({error.strerror})")
     folder = canary.file.parent
     own = canary.file.with_name(f"{canary.file.name}-{os.getpid()}-{secrets.token_hex(4)}")
     try:
@@ -57,7 +70,7 @@ def _unseen_now(canary: Canary, files: Sequence[Path]) -> tuple[str, ...]:
         own.touch()
         own.unlink()
     except FileNotFoundError:
-        here = "is a folder of this node's own" if folder.is_dir() else "is not there"
+        here = "is a folder of this node's own" if os.path.isdir(folder) else "is not there"
         trouble.append(f"{folder} {here}")
     except OSError as error:
         trouble.append(f"{folder} cannot be read and written ({error.strerror})")

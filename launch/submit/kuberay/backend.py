@@ -1,6 +1,7 @@
 """Runs on Kubernetes: rendered, checked against schema, rules and the cluster, and sent to it."""
 
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -89,18 +90,18 @@ class KubeRayBackend:
         cluster, manifest = Cluster(self.config), _manifest_in(files)
         kind, name = manifest["kind"], manifest["metadata"]["name"]
         secret = client.V1Secret(
-            metadata=client.V1ObjectMeta(name=token_secret(name), labels={INSTANCE: name}),
+            metadata=client.V1ObjectMeta(name=token_secret(kind, name), labels={INSTANCE: name}),
             type="Opaque",
             string_data={TOKEN_KEY: secrets.token_hex(32)},
         )
-        where = f"Secret {token_secret(name)}"
+        where = f"Secret {token_secret(kind, name)}"
         make, remove = cluster.core.create_namespaced_secret, cluster.core.delete_namespaced_secret
         if cluster.ray(kind, name) is not None:
             raise SubmissionError(taken(kind, name, self.config.namespace))
         try:
             made = cluster.ask(f"creating {where}", make, self.config.namespace, secret)
         except TakenError:  # left by a submission that was cut off: no job has this name
-            cluster.ask(f"replacing {where}", remove, token_secret(name), self.config.namespace)
+            cluster.ask(f"replacing {where}", remove, token_secret(kind, name), self.config.namespace)
             made = cluster.ask(f"creating {where}", make, self.config.namespace, secret)
         if made is None:
             raise SubmissionError(f"{cluster.host} has no namespace {self.config.namespace}; create it first.")
@@ -109,13 +110,13 @@ class KubeRayBackend:
         except (SubmissionError, ConfigError):
             # Without an answer the job may be there, and needs the Secret.
             if cluster.ray(kind, name) is None:
-                cluster.ask(f"removing {where}", remove, token_secret(name), self.config.namespace)
+                cluster.ask(f"removing {where}", remove, token_secret(kind, name), self.config.namespace)
             raise
         owner = {"apiVersion": manifest["apiVersion"], "kind": kind, "name": name, "uid": job["metadata"]["uid"]}
         cluster.ask(
             f"giving {where} to {kind} {name}",
             cluster.core.patch_namespaced_secret,
-            token_secret(name),
+            token_secret(kind, name),
             self.config.namespace,
             {"metadata": {"ownerReferences": [owner]}},
         )
@@ -135,7 +136,8 @@ class KubeRayBackend:
             return f'{state}; {self._kubectl("exec -it")} "$({head})" -- bash'
         if self.config.submission_mode is SubmissionMode.K8sJobMode:
             return f"{state}; {self._kubectl(f'logs -f job/{name}')}"
-        return f'{state}; {self._kubectl("exec")} "$({head})" -- tail -n +1 -F {plan.job_dir}/driver.log'
+        log = shlex.quote(str(plan.job_dir / "driver.log"))
+        return f'{state}; {self._kubectl("exec")} "$({head})" -- tail -n +1 -F {log}'
 
 
 def _manifest_in(files: Mapping[str, str]) -> Manifest:

@@ -29,9 +29,9 @@ SHM_BEYOND_OBJECTS_MIB = 1024
 MIB = 2**20
 
 
-def token_secret(name: str) -> str:
-    """Name of the Secret with the token of the cluster's Ray."""
-    return f"{name}-ray-token"
+def token_secret(kind: str, name: str) -> str:
+    """Name of the Secret with the token of the Ray of a RayJob or RayCluster, which may have the same name."""
+    return f"{name}-{kind.lower()}-token"
 
 
 def volume_of(path: Path | str, config: KubeRayConfig) -> VolumeConfig | None:
@@ -52,7 +52,6 @@ def _leaving_s(plan: Plan, config: KubeRayConfig) -> int:
 
 def build(plan: Plan, config: KubeRayConfig) -> Manifest:
     """The RayJob or RayCluster of a plan; keys are in the order in which they are read."""
-    kind = "RayJob" if config.kind is Kind.job else "RayCluster"
     name = plan.name
     labels = {INSTANCE: name, **_queue_labels(name, config), **config.labels}
     metadata: Manifest = {"name": name, "namespace": config.namespace, "labels": labels}
@@ -60,7 +59,7 @@ def build(plan: Plan, config: KubeRayConfig) -> Manifest:
         metadata["annotations"] = dict(config.annotations)
     cluster = _cluster(plan, config, name)
     spec = _job(plan, config, cluster) if config.kind is Kind.job else cluster
-    return {"apiVersion": f"{GROUP}/{VERSION}", "kind": kind, "metadata": metadata, "spec": spec}
+    return {"apiVersion": f"{GROUP}/{VERSION}", "kind": _kind(config), "metadata": metadata, "spec": spec}
 
 
 def to_yaml(manifest: Manifest, plan: Plan) -> str:
@@ -73,6 +72,10 @@ def to_yaml(manifest: Manifest, plan: Plan) -> str:
     start = f"# On the head, to start it: {shlex.join(plan.command)}\n" if manifest["kind"] == "RayCluster" else ""
     heading = f"# {plan.name}, rendered by delta-submit\n" + "".join(f"{line}\n" for line in shares) + start
     return heading + yaml.dump(manifest, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+
+
+def _kind(config: KubeRayConfig) -> str:
+    return "RayJob" if config.kind is Kind.job else "RayCluster"
 
 
 def _listed(numbers: tuple[int, ...]) -> str:
@@ -110,7 +113,7 @@ def _cluster(plan: Plan, config: KubeRayConfig, name: str) -> Manifest:
     spec: Manifest = {
         "rayVersion": config.ray_version or version("ray"),
         "enableInTreeAutoscaling": False,
-        "authOptions": {"mode": "token", "secretName": token_secret(name)},
+        "authOptions": {"mode": "token", "secretName": token_secret(_kind(config), name)},
         "headGroupSpec": {
             "rayStartParams": {"dashboard-host": "0.0.0.0", **_start_params(plan, config)},
             "template": _template(plan, config, name, head=True),

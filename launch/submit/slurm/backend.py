@@ -15,7 +15,7 @@ from launch.submit.backend import Submission
 from launch.submit.plan import Plan
 from launch.submit.slurm.checks import check_files, check_fit, refuse_duplicate, refuse_running
 from launch.submit.slurm.commands import active_jobs, nodes, partitions, run
-from launch.submit.slurm.config import ContainerRuntime, SlurmConfig
+from launch.submit.slurm.config import OPTIONS, ContainerRuntime, SlurmConfig
 from workers.files import storage_errors, write_whole
 
 SCRIPT = "job.sbatch"
@@ -119,7 +119,7 @@ class SlurmBackend:
         yield "--requeue" if plan.restarts.requeue else "--no-requeue"
         if config.no_kill:
             yield "--no-kill"
-        for name in ("partition", "account", "qos", "constraint", "reservation", "exclude"):
+        for name in OPTIONS:
             if value := getattr(config, name):
                 yield f"--{name}={value}"
         yield from config.options

@@ -14,7 +14,8 @@ import psutil
 from delta.errors import ConfigError
 from launch.submit.plan import Plan
 from launch.submit.slurm.commands import ActiveJob, NodeInfo, Partition
-from launch.submit.slurm.config import SlurmConfig, seconds_of
+from launch.submit.slurm.config import OPTIONS, SlurmConfig, seconds_of
+from launch.submit.slurm.ports import block_size
 
 LOCAL_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm", "/run")
 """What every node usually has for itself."""
@@ -29,15 +30,40 @@ def check_files(config: SlurmConfig, plan: Plan, script: str) -> None:
         ConfigError: The first thing that cannot work.
     """
     for option in config.options:
-        if not re.fullmatch(r"--?[\w-]+(=.*)?", option):
-            raise ConfigError(f"cluster.options holds {option!r}; expected options of sbatch, such as --mail-type=END.")
-    if unfit := re.search(r"[^\w./+@:,=-]", str(plan.run_dir)):
+        if not re.fullmatch(r"--?[\w-]+(=\S*)?", option):
+            raise ConfigError(
+                f"cluster.options holds {option!r}; expected options of sbatch without spaces, such as --mail-type=END."
+            )
+    for name in OPTIONS:
+        if re.search(r"\s", value := getattr(config, name)):
+            raise ConfigError(f"cluster.{name}={value!r}: expected no spaces, at which Slurm would cut it.")
+    for what, path in (("run_dir", plan.run_dir), ("the folder of the command", plan.work_dir)):
+        if unfit := re.search(r"[^\w./+@:,=-]", str(path)):
+            raise ConfigError(
+                f"{what}, {path}, has {unfit[0]!r} in it, which Slurm or Ray would misread. Expected letters, digits "
+                "and ./_-+@:,= only."
+            )
+    cache = Path(plan.environment["DELTA_CACHE"])
+    if plan.image and (odd := [str(path) for path in (plan.run_dir, cache, *plan.inputs) if {",", ":"} & {*str(path)}]):
         raise ConfigError(
-            f"run_dir={plan.run_dir} has {unfit[0]!r} in it, which Slurm or Ray would misread. Expected letters, "
-            "digits and ./_-+@:,= only."
+            f"{odd[0]} would be mounted in the container, where ',' and ':' end a path. Expected one without."
+        )
+    if (ports := config.last_port + 1 - config.first_port) < block_size(plan.resources.cpus):
+        raise ConfigError(
+            f"cluster.first_port={config.first_port}, cluster.last_port={config.last_port} are {ports} ports; expected "
+            f"at least {block_size(plan.resources.cpus)} with cluster.num_cpus={plan.resources.cpus}. Widen the range."
         )
     _check_writable(plan.run_dir)
-    read_there = [("run_dir", plan.run_dir), *(("an input", path) for path in plan.inputs)]
+    read_there = [
+        ("run_dir", plan.run_dir),
+        ("the folder of the command", plan.work_dir),
+        ("DELTA_CACHE", cache),
+        *(("an input", path) for path in plan.inputs),
+    ]
+    if config.secrets_file:
+        read_there.append(("cluster.secrets_file", Path(config.secrets_file)))
+    if _looks_like_file(plan.image):
+        read_there.append(("cluster.image", Path(plan.image)))
     if not plan.image:
         read_there.append(("the interpreter (cluster.python)", Path(config.python or sys.executable)))
     for what, path in read_there:
@@ -68,18 +94,29 @@ def check_fit(
     Raises:
         ConfigError: The first thing that no wait can bring.
     """
-    for partition in _chosen(config, partitions):
-        yield from _check_limits(config, plan, partition)
-        inside = [node for node in nodes if partition.name in node.partitions]
-        fitting = _fitting(config, plan, partition, inside)
-        if plan.resources.nodes > len(fitting):
-            raise ConfigError(
-                f"nodes={plan.resources.nodes}: partition {partition.name} has {len(fitting)} with what is asked for. "
-                "Ask for fewer, for less on each, or in another partition."
-            )
-        up = sum(node.is_up for node in fitting)
-        if plan.resources.nodes > up:
-            yield f"only {up} of the {len(fitting)} nodes that fit are up; the job will wait for others."
+    chosen, refused = list(_chosen(config, partitions)), list[str]()
+    for partition in chosen:
+        try:
+            yield from list(_check_partition(config, plan, partition, nodes))
+        except ConfigError as error:
+            refused.append(str(error))
+    if len(refused) == len(chosen):
+        raise ConfigError("\n".join(refused))
+    yield from (f"not the partition that Slurm will choose: {reason}" for reason in refused)
+
+
+def _check_partition(config: SlurmConfig, plan: Plan, partition: Partition, nodes: Sequence[NodeInfo]) -> Iterator[str]:
+    yield from _check_limits(config, plan, partition)
+    inside = [node for node in nodes if partition.name in node.partitions]
+    fitting = _fitting(config, plan, partition, inside)
+    if plan.resources.nodes > len(fitting):
+        raise ConfigError(
+            f"nodes={plan.resources.nodes}: partition {partition.name} has {len(fitting)} with what is asked for. "
+            "Ask for fewer, for less on each, or in another partition."
+        )
+    up = sum(node.is_up for node in fitting)
+    if plan.resources.nodes > up:
+        yield f"only {up} of the {len(fitting)} nodes that fit are up; the job will wait for others."
 
 
 def is_local(path: Path) -> str:

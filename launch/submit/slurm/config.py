@@ -9,6 +9,10 @@ from launch.submit.config import SubmittedConfig
 TIME_LIMIT = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
+OPTIONS = ("partition", "account", "qos", "constraint", "reservation", "exclude")
+"""Settings that are options of sbatch under the same name."""
+
+
 class ContainerRuntime(Enum):
     """Who runs images: NVIDIA's pyxis, a plug-in of srun, or the command apptainer."""
 
@@ -69,8 +73,6 @@ class SlurmConfig(SubmittedConfig):
     """Ports of Ray: from here ..."""
     last_port: int = 32000
     """... to here, below those that the kernel hands out; each node of each job takes a block of its own."""
-    requeue: bool = True
-    """Whether the job is put back into the queue when it was preempted or its time was up."""
     no_kill: bool = True
     """Whether the job goes on when a node is lost; otherwise Slurm ends it."""
     allow_local: bool = False

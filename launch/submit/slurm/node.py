@@ -118,8 +118,9 @@ class Node:
             try:
                 yield ray
             finally:
-                if self.marks.read(ENDED) not in ("0", str(EXIT_PREEMPTED)):
-                    ray.keep_logs(self.logs)
+                with contextlib.suppress(OSError):  # of a storage that is away; the processes must end all the same
+                    if self.marks.read(ENDED) not in ("0", str(EXIT_PREEMPTED)):
+                        ray.keep_logs(self.logs)
                 end_children()
 
     def head(self) -> int:
@@ -245,6 +246,11 @@ def own_address(name: str, nodes: dict[str, str], *, network: str = "") -> str:
     return addresses[name]
 
 
+def is_restart() -> bool:
+    """Whether the job was put back into the queue before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
+
+
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line, which the batch script writes."""
     parser = argparse.ArgumentParser(prog="python -m launch.submit.slurm.node", description=__doc__)
@@ -289,7 +295,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             with contextlib.suppress(OSError):  # it may be the very folder that cannot be reached
                 node.marks.make(failed(node.name), str(error))
             return EXIT_USER_ERROR
-        code = EXIT_FAULT
+        # At a restart everything was well before: a flaky node must not end the run for good.
+        code = EXIT_PREEMPTED if is_restart() else EXIT_FAULT
     node.marks.make(ENDED, str(code))
     return code
 

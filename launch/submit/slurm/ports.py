@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,11 @@ class Block:
         return [*pinned, f"--min-worker-port={workers}", f"--max-worker-port={self.first + self.size - 1}"]
 
 
+def block_size(cpus: int) -> int:
+    """Ports of a block on a node with so many CPUs."""
+    return len(FIXED) + 3 * cpus + SPARE
+
+
 @contextlib.contextmanager
 def own_block(*, temp_dir: Path, first_port: int, last_port: int, cpus: int, preferred: int) -> Iterator[Block]:
     """A block that nobody uses, and its folder, while the block of code lasts.
@@ -72,7 +78,7 @@ def own_block(*, temp_dir: Path, first_port: int, last_port: int, cpus: int, pre
     for left in temp_dir.glob(f"delta-{os.getuid()}-*"):
         with _held(left):  # and so emptied and removed, if its owner was killed
             pass
-    size = len(FIXED) + 3 * cpus + SPARE
+    size = block_size(cpus)
     count = (last_port + 1 - first_port) // size
     for number in range(preferred, preferred + count):
         first = first_port + number % count * size
@@ -84,27 +90,36 @@ def own_block(*, temp_dir: Path, first_port: int, last_port: int, cpus: int, pre
                 return
     raise SubmissionError(
         f"{socket.gethostname()}: no {size} free ports in a row between {first_port} and {last_port}. Widen the range "
-        "(cluster.first_port, cluster.last_port), or look who uses them: ss -ltnp."
+        "(cluster.first_port, cluster.last_port), or look who uses them: ss -ltnp, and who has their folders: "
+        f"ls -ld {temp_dir}/delta-{os.getuid()}-*"
     )
 
 
 @contextlib.contextmanager
 def _held(folder: Path) -> Iterator[bool]:
-    """Try to own a folder; then it is empty, but for the lock, and removed in the end."""
+    """Try to own a folder; then it is empty, but for the lock, and removed in the end.
+
+    Others may write where it is: what they put there under its name, a link to a folder of ours above all, stays as it
+    is. A real folder of this user nobody else can replace, since `temp_dir` is either ours or sticky.
+    """
     lock = folder / "lock"
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
+            seen = folder.lstat()
+            if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid():
+                raise PermissionError(f"{folder} is not ours")
             file = stack.enter_context(lock.open("a"))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # The owner before us may have removed it between our opening and locking it.
             is_ours = lock.stat().st_ino == os.fstat(file.fileno()).st_ino
-        except (BlockingIOError, FileNotFoundError):
+        except OSError:
             is_ours = False
         if is_ours:
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            for left in set(folder.iterdir()) - {lock}:  # by a job that was killed
-                shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+            with contextlib.suppress(OSError):
+                for left in set(folder.iterdir()) - {lock}:  # by a job that was killed
+                    shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
         yield is_ours
 
 

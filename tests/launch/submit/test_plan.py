@@ -1,6 +1,8 @@
 """A plan says everything about a submission, and nothing in it depends on where or when it is read again."""
 
 import dataclasses
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from omegaconf import OmegaConf
 from delta.errors import ConfigError
 from launch.overrides import CONF
 from launch.schema import register
+from launch.submit.image import perhaps_missing
 from launch.submit.plan import NodeShare, Plan, idle_gpus, job_name, plan_for, unseen
 from workers.controller.config import TrainConfig
 
@@ -128,6 +131,40 @@ def test_the_grace_is_the_clusters(tmp_path):
     assert (plan.restarts.grace_s, plan.restarts.requeue) == (300, False)
     with pytest.raises(ConfigError, match=r"expected cluster.grace_s"):
         planned(SLURM, "faults.grace_s=10", work_dir=tmp_path)
+
+
+def test_a_job_that_is_not_to_be_requeued_is_not(tmp_path):
+    plan = planned(SLURM, "cluster.requeue=false", work_dir=tmp_path)
+    assert (plan.restarts.requeue, plan.restarts.max_requeues) == (False, 0)
+
+
+def test_objects_that_leave_no_memory_are_refused(tmp_path):
+    planned(SLURM, "cluster.host_memory_gib=2", "cluster.object_store_mib=2047", work_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"object_store_mib=2048 .*host_memory_gib=2: expected a part of it"):
+        planned(SLURM, "cluster.host_memory_gib=2", "cluster.object_store_mib=2048", work_dir=tmp_path)
+
+
+def test_paths_keep_the_names_that_other_machines_know(tmp_path):
+    (tmp_path / "disk7").mkdir()
+    (tmp_path / "disk7" / "problems.jsonl").touch()
+    (tmp_path / "shared").symlink_to("disk7")
+    plan = planned(SLURM, "data=jsonl", "data.path=./problems.jsonl", "run_dir=x", work_dir=tmp_path / "shared")
+    assert plan.work_dir == tmp_path / "shared"
+    assert (plan.run_dir, *plan.inputs) == (plan.work_dir / "x", plan.work_dir / "problems.jsonl")
+
+
+@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+def test_chosen_files_that_an_image_may_lack_are_known(tmp_path):
+    assert perhaps_missing({"cluster": "ours"}, conf=tmp_path) == [], "no checkout: nothing can be said"
+    for command in ("init -q", "add .", "-c user.name=a -c user.email=a@b commit -qm a"):
+        (tmp_path / "cluster").mkdir(exist_ok=True)
+        (tmp_path / "cluster" / "slurm.yaml").touch()
+        (tmp_path / "cluster" / "local.yaml").touch()
+        subprocess.run(["git", *command.split()], cwd=tmp_path, check=True)
+    (tmp_path / "cluster" / "ours.yaml").touch()
+    (tmp_path / "cluster" / "local.yaml").write_text("num_cpus: 3")
+    found = [perhaps_missing({"cluster": option}, conf=tmp_path) for option in ("slurm", "ours", "local")]
+    assert found == [[], ["cluster/ours.yaml"], ["cluster/local.yaml"]]
 
 
 @pytest.mark.parametrize("name", ["WANDB_API_KEY", "HF_TOKEN", "MY_SECRET_NUMBER", "db_password"])

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from delta.errors import StorageError
 from workers.cluster.sight import canary_in, unseen
 
 
@@ -26,6 +27,21 @@ def test_what_is_missing_is_named(tmp_path):
         assert unseen(canary, [tmp_path / "model" / "config.json"], 0) == (
             f"{tmp_path / 'model' / 'config.json'} is not there",
         )
+
+
+def test_what_cannot_be_looked_at_is_named(tmp_path):
+    path = tmp_path / ("n" * 300)  # as root may look everywhere: a name that no file system takes
+    with canary_in(tmp_path) as canary:
+        assert "cannot be looked at (File name too long)" in unseen(canary, [path], 0)[0]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is full")
+def test_a_full_disk_is_a_storage_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("secrets.token_hex", lambda length: "a")
+    (tmp_path / ".canary-a").symlink_to("/dev/full")
+    with pytest.raises(StorageError, match=f"cannot write into {tmp_path}.*No space left"), canary_in(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

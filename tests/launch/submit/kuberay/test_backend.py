@@ -65,7 +65,7 @@ def test_every_job_has_a_token_of_its_own_that_goes_with_it(server):
     submit(make_plan(name="second-run"))
     tokens = set()
     for name in ("first-run", "second-run"):
-        secret = server.stored("secrets")[f"{name}-ray-token"]
+        secret = server.stored("secrets")[f"{name}-rayjob-token"]
         tokens.add(base64.b64decode(secret["data"]["auth_token"]).decode())
         (owner,) = secret["metadata"]["ownerReferences"]
         assert owner["uid"] == server.stored("rayjobs")[name]["metadata"]["uid"]
@@ -105,17 +105,22 @@ def test_a_name_that_is_taken_stays_whose_it_is(server):
 
 
 def test_a_secret_that_a_cut_off_submission_left_is_replaced(server):
-    server.put(f"{CORE}/secrets", "first-run-ray-token", data={"auth_token": "b2xk"})
+    server.put(f"{CORE}/secrets", "first-run-rayjob-token", data={"auth_token": "b2xk"})
     submit()
-    assert server.stored("secrets")["first-run-ray-token"]["data"]["auth_token"] != "b2xk"
+    assert server.stored("secrets")["first-run-rayjob-token"]["data"]["auth_token"] != "b2xk"
 
 
 def test_a_cluster_to_work_on(server):
+    submit()
     sent = submit(kind=Kind.cluster)
+    job_token = server.stored("secrets")["first-run-rayjob-token"]  # of a job with the same run folder
+    assert job_token["metadata"]["ownerReferences"][0]["kind"] == "RayJob"
     assert server.stored("rayclusters")["first-run"]["spec"]["headGroupSpec"]
     assert sent.cancel == "kubectl -n research delete raycluster first-run"
     assert sent.follow.endswith("-- bash")
-    assert server.stored("secrets")["first-run-ray-token"]["metadata"]["ownerReferences"][0]["kind"] == "RayCluster"
+    assert (
+        server.stored("secrets")["first-run-raycluster-token"]["metadata"]["ownerReferences"][0]["kind"] == "RayCluster"
+    )
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_kubectl_understands_the_answers(server, tmp_path):
     )
     assert ended.returncode == 0, ended.stderr
     assert "first-run" not in server.stored("rayjobs")
-    assert "first-run-ray-token" not in server.stored("secrets")
+    assert "first-run-rayjob-token" not in server.stored("secrets")
 
 
 # Asking before.
@@ -344,4 +349,4 @@ def test_a_job_that_was_created_without_an_answer_keeps_its_secret(server):
     with pytest.raises(SubmissionError, match="no answer"):
         backend.submit(make_plan(), backend.render(make_plan()))
     assert "first-run" in server.stored("rayjobs")
-    assert "first-run-ray-token" in server.stored("secrets")
+    assert "first-run-rayjob-token" in server.stored("secrets")

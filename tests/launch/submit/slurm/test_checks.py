@@ -78,6 +78,16 @@ def test_what_fits_passes_and_what_will_take_long_is_said():
     assert "only 2 of the 3 nodes that fit are up" in warning
 
 
+def test_one_partition_of_several_that_fits_is_enough():
+    small = dataclasses.replace(GPU, name="small", max_nodes=1)
+    both = SlurmConfig(time_limit="4:00:00", partition="small,gpu")
+    nodes = [dataclasses.replace(node, partitions=frozenset({"gpu", "small"}), is_up=True) for node in NODES]
+    (warning,) = check_fit(both, wanting(nodes=2), nodes=nodes, partitions=[small, GPU])
+    assert "a job in partition small may have 1" in warning
+    with pytest.raises(ConfigError, match=r"partition small may have 1.\n.*partition gpu may have 8"):
+        list(check_fit(both, wanting(nodes=9), nodes=nodes, partitions=[small, GPU]))
+
+
 def test_a_grace_that_preemption_does_not_leave_is_said():
     preempting = dataclasses.replace(GPU, preempts=True, grace_s=60)
     assert "a grace of 60 s" in fit(SlurmConfig(time_limit="4:00:00"), wanting(), preempting)[0]
@@ -92,10 +102,10 @@ def test_a_default_time_limit_must_leave_room_for_the_word_of_the_end():
 
 
 def seen_here(
-    tmp_path: Path, script: str = "true", *, run_dir: str = "run", image: str = "", **settings: object
+    tmp_path: Path, script: str = "true", *, run_dir: str = "run", changes: dict | None = None, **settings: object
 ) -> None:
     config = SlurmConfig(**{"allow_local": True, **settings})
-    check_files(config, plan(run_dir=tmp_path / run_dir, image=image), script)
+    check_files(config, plan(**{"run_dir": tmp_path / run_dir, "image": config.image, **(changes or {})}), script)
 
 
 @pytest.mark.parametrize(
@@ -108,6 +118,12 @@ def seen_here(
         ({"image": "delta.sqsh"}, "cluster.image=delta.sqsh is not found"),
         ({"secrets_file": "/nowhere/secrets"}, "cluster.secrets_file=/nowhere/secrets: expected the absolute path"),
         ({"options": ["mail"]}, "cluster.options holds 'mail'"),
+        ({"options": ["--comment=a b"]}, "cluster.options holds '--comment=a b'; .*without spaces"),
+        ({"account": "my lab"}, "cluster.account='my lab': expected no spaces"),
+        ({"changes": {"work_dir": Path("/home/my files")}}, "the folder of the command, /home/my files, has ' ' in it"),
+        ({"image": "delta", "run_dir": "lr=1,2"}, "lr=1,2 would be mounted"),
+        ({"image": "delta", "changes": {"inputs": (Path("/data/a:b"),)}}, "/data/a:b would be mounted"),
+        ({"last_port": 20_104}, "are 105 ports; expected at least 115 with cluster.num_cpus=2"),
         ({"script": "if true"}, "the batch script cannot be read: .*cluster.setup"),
     ],
 )
@@ -131,6 +147,23 @@ def test_secrets_that_others_may_read_are_refused(tmp_path):
         seen_here(tmp_path, secrets_file=str(secrets))
     secrets.chmod(0o600)
     seen_here(tmp_path, secrets_file=str(secrets))
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "what"),
+    [
+        ({"work_dir": Path("/local/code")}, {}, "the folder of the command"),
+        ({"environment": {"DELTA_CACHE": "/local/cache"}}, {}, "DELTA_CACHE"),
+        ({}, {"image": "/local/delta.sif"}, "cluster.image"),
+        ({}, {"secrets_file": "/local/secrets"}, "cluster.secrets_file"),
+    ],
+)
+def test_all_that_nodes_read_must_be_where_they_see_it(tmp_path, monkeypatch, changes, settings, what):
+    monkeypatch.setattr("launch.submit.slurm.checks.LOCAL_FOLDERS", ("/local",))
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: [])
+    seen_here(tmp_path, allow_local=False)
+    with pytest.raises(ConfigError, match=f"{what}, /local/.*, is below /local"):
+        seen_here(tmp_path, allow_local=False, changes=changes, **settings)
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):

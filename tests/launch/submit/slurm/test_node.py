@@ -72,6 +72,21 @@ def test_what_a_killed_job_left_is_removed(tmp_path):
         assert (owned.folder / "alive").exists()
 
 
+def test_what_others_put_under_our_name_is_left_alone(tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis").write_text("years")
+    folders = tmp_path / "tmp"
+    folders.mkdir()
+    for name, target in ((FIRST, mine), (FIRST + 112, tmp_path / "nowhere")):
+        (folders / f"delta-{os.getuid()}-{name}").symlink_to(target)
+    (folders / f"delta-{os.getuid()}-{FIRST + 224}").touch()
+    with ExitStack() as stack:
+        assert block(stack, folders).first == FIRST + 336
+    assert [path.name for path in mine.iterdir()] == ["thesis"]
+    assert len(list(folders.iterdir())) == 3
+
+
 def test_all_ports_of_ray_are_pinned(tmp_path):
     with ExitStack() as stack:
         mine = block(stack, tmp_path)
@@ -174,6 +189,19 @@ def head(tmp_path, monkeypatch) -> Node:
         *("--kill-wait-s=30", "--ready-timeout-s=0.2", "--grace-s=9", "head", "--", "delta-train", "steps=3"),
     )
     return Node(parsed(arguments))
+
+
+@pytest.mark.parametrize(("restarts", "code"), [("0", "71"), ("1", "75")])
+def test_a_head_that_is_unable_ends_the_job_for_good_only_at_its_first_start(head: Node, restarts: str, code: str):
+    arguments = [f"--{name.replace('_', '-')}={value}" for name, value in vars(head.arguments).items()]
+    options = [argument for argument in arguments if not argument.startswith(("--role", "--driver", "--cpus"))]
+    subprocess.run(
+        [sys.executable, "-m", "launch.submit.slurm.node", *options, "--cpus=2", "head", "--", "delta-train"],
+        env={**os.environ, "SLURM_CPUS_ON_NODE": "1", "SLURM_RESTART_COUNT": restarts},
+        cwd=ROOT,
+        timeout=60,
+    )
+    assert head.marks.read("ended") == code
 
 
 class Ray:

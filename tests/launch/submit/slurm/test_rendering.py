@@ -4,6 +4,8 @@ A commit that changes a recording says why in its message. `python -m tests.laun
 records them anew.
 """
 
+import dataclasses
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -92,6 +94,30 @@ def test_values_reach_the_script_as_they_are():
 def test_nothing_is_requeued_that_should_not_be():
     assert "scontrol requeue" not in rendered("two_nodes_apptainer")
     assert "scontrol requeue" in rendered("one_node")
+
+
+@pytest.mark.parametrize(("try_", "requeued", "code"), [(0, False, 2), (1, True, 75), (20, False, 75)])
+def test_a_folder_that_a_node_does_not_see_ends_the_job_for_good_only_at_its_first_start(
+    tmp_path: Path, try_: int, requeued: bool, code: int
+):
+    config, what = SUBMISSIONS["four_nodes_pyxis"]
+    script = SlurmBackend(dataclasses.replace(config, secrets_file="")).render(
+        dataclasses.replace(what, run_dir=tmp_path / "run")
+    )[SCRIPT]
+    commands = {"srun": "exit 1", "squeue": "echo RUNNING None", "scontrol": f'echo "$@" >> {tmp_path}/asked'}
+    for name, line in commands.items():  # a Slurm of which the nodes see nothing
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    environment = {"SLURM_RESTART_COUNT": str(try_), "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-4]"}
+    ended = subprocess.run(
+        ["bash"],
+        input=script,
+        text=True,
+        env={**environment, "SLURMD_NODENAME": "n1", "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        timeout=60,
+    )
+    assert ended.returncode == code
+    assert ("requeue 7" in (tmp_path / "asked").read_text()) == requeued
 
 
 if __name__ == "__main__" and sys.argv[1:] == ["--write"]:
