@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,7 +22,7 @@ from launch.submit.backend import Backend
 from launch.submit.config import SubmittedConfig
 from launch.submit.image import perhaps_missing
 from launch.submit.kuberay.config import KubeRayConfig
-from launch.submit.plan import idle_gpus, plan_for, unseen
+from launch.submit.plan import Plan, idle_gpus, plan_for, unseen
 from launch.submit.slurm.config import SlurmConfig
 from launch.sweep.arguments import detached
 from workers.cluster import check_cluster
@@ -88,31 +89,12 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
     files = backend.render(plan)
     if config.dry_run or lint:
         show_plan(console.console, plan, files=files)
-    warnings = list(backend.lint(plan, files))
-    if idle := idle_gpus(config):
-        warnings.append(idle)
+    warnings = look_over(config, plan, files, lint=lint, console=console)
     if plan.image and (own := perhaps_missing(hydra.runtime.choices)):
         warnings.append(
             f"conf/ of this machine has {', '.join(own)} that the repository has not, or not so; the run reads these "
             f"files in {plan.image}, where they must be as they are here."
         )
-    if isinstance(config.cluster, KubeRayConfig) and config.resume is Resume.never:
-        warnings.append(
-            f"resume=never is not checked, since run_dir={plan.run_dir} is on the cluster: a run that is there already "
-            "goes on."
-        )
-    elsewhere = [] if isinstance(config.cluster, SlurmConfig) else unseen(config)
-    if elsewhere:
-        warnings.append(f"not here, so model, data and memory are checked when the run starts: {', '.join(elsewhere)}")
-    else:
-        _preflight(config, console)
-    if not lint:
-        try:
-            warnings += backend.check(plan)
-        except SubmissionError as error:
-            if not config.dry_run:
-                raise
-            warnings.append(f"the cluster could not be asked: {error}")
     for warning in warnings:
         console.warn(f"note: {warning}")
     if config.dry_run or lint:
@@ -121,6 +103,55 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
     submission = backend.submit(plan, files)
     show_submission(console.console, plan, submission)
     return 0
+
+
+def look_over(
+    config: TrainConfig,
+    plan: Plan,
+    files: Mapping[str, str],
+    *,
+    console: "RunConsole",
+    lint: bool = False,
+    preflight: bool = True,
+) -> list[str]:
+    """Find what cannot work, before anything is sent.
+
+    Args:
+        config: The run.
+        plan: Made of it.
+        files: Of the submission.
+        console: Where the memory plan is shown.
+        lint: Do not ask the cluster.
+        preflight: Also find what the run itself would find wrong.
+
+    Returns:
+        Warnings, a sentence each.
+
+    Raises:
+        DeltaError: Something cannot.
+    """
+    backend = backend_for(config.cluster)
+    warnings = list(backend.lint(plan, files))
+    if idle := idle_gpus(config):
+        warnings.append(idle)
+    if isinstance(config.cluster, KubeRayConfig) and config.resume is Resume.never:
+        warnings.append(
+            f"resume=never is not checked, since run_dir={plan.run_dir} is on the cluster: a run that is there already "
+            "goes on."
+        )
+    elsewhere = [] if isinstance(config.cluster, SlurmConfig) else unseen(config)
+    if elsewhere:
+        warnings.append(f"not here, so model, data and memory are checked when the run starts: {', '.join(elsewhere)}")
+    elif preflight:
+        _preflight(config, console)
+    if not lint:
+        try:
+            warnings += backend.check(plan)
+        except SubmissionError as error:
+            if not config.dry_run:
+                raise
+            warnings.append(f"the cluster could not be asked: {error}")
+    return warnings
 
 
 def _preflight(config: TrainConfig, console: "RunConsole") -> None:

@@ -8,8 +8,7 @@ to the jobs that are under way.
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.types import HydraContext, TaskFunction
@@ -17,7 +16,7 @@ from omegaconf import DictConfig
 
 from delta.errors import ConfigError, SubmissionError
 from launch.command import EXIT_INTERRUPTED, EXIT_MEMBERS, EXIT_PREEMPTED, EXIT_USER_ERROR
-from launch.submit.__main__ import backend_for
+from launch.submit.__main__ import backend_for, look_over
 from launch.submit.config import SubmittedConfig
 from launch.submit.plan import Plan, plan_for
 from launch.submit.slurm.config import SlurmConfig
@@ -63,17 +62,15 @@ class SubmitLauncher(SweepLauncher):
         self._under_way = _under_way(left, statuses, self.log)
         unsent = [plan for plan in left if plan.member.name not in self._under_way]
         for plan in unsent:
-            notes += self._check_cluster(plan)
+            self._check_cluster(plan.config.cluster)
+            job = _plan(plan)
+            files = backend_for(plan.config.cluster).render(job)
+            first = plan is unsent[0] and not plan.config.dry_run  # a dry run looks at all of them itself
+            notes += look_over(plan.config, job, files, console=RunConsole(quiet=True), preflight=first)
         for note in dict.fromkeys(notes):
             self.console.warn(f"note: {note}")
-        for plan in unsent[:1]:
-            if not plan.config.dry_run:
-                from launch.preflight import check
 
-                check(replace(plan.config, dry_run=True), RunConsole(quiet=True))
-
-    def _check_cluster(self, plan: Planned) -> Iterator[str]:
-        cluster = plan.config.cluster
+    def _check_cluster(self, cluster: object) -> None:
         if not isinstance(cluster, SubmittedConfig):
             raise ConfigError(
                 "hydra/launcher sends members to a cluster, and cluster=local: leave one of the two out, or name "
@@ -83,14 +80,6 @@ class SubmitLauncher(SweepLauncher):
             raise ConfigError(
                 "hydra.launcher.wait=true: only Slurm's jobs can be watched. Add hydra.launcher.wait=false."
             )
-        job, backend = _plan(plan), backend_for(cluster)
-        yield from backend.lint(job, backend.render(job))
-        try:
-            yield from backend.check(job)
-        except SubmissionError as error:
-            if not plan.config.dry_run:
-                raise
-            yield f"the cluster could not be asked: {error}"
 
     def log_of(self, member: Member) -> Path:
         """Of its jobs."""
