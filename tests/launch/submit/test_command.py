@@ -76,6 +76,13 @@ def test_bad_settings_are_refused_with_advice(submit: Train, tmp_path, monkeypat
     assert not (tmp_path / "run").exists()
 
 
+def test_what_kubernetes_cannot_be_asked_is_said(submit: Train):
+    volumes = "cluster.volumes=[{claim: runs, path: /runs}]"
+    to = ("cluster=kuberay", "cluster.image=delta", volumes, "cluster.host_memory_gib=9", "run_dir=/runs/first")
+    assert "resume=never is not checked" in submit(*TINY, *to, "resume=never", "--lint", check=True).stdout
+    assert "resume=never" not in submit(*TINY, *to, "--lint", check=True).stdout
+
+
 def test_this_machine_is_a_cluster_too(submit: Train, tmp_path):
     (tmp_path / "config.yaml").touch()
     shown = submit(*TINY, f"run_dir={tmp_path / 'run'}", "dry_run=true", check=True).stdout
