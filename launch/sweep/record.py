@@ -173,8 +173,9 @@ def check_folders(members: Sequence[Member]) -> None:
     """
     seen: dict[Path, str] = {}
     for member in members:
-        if (twin := seen.setdefault(member.run_dir, member.name)) != member.name:
+        if (twin := seen.get(member.run_dir)) is not None:
             raise DataError(
-                f"{twin} and {member.name} have the same run_dir={member.run_dir}. Leave run_dir out, or make it "
-                "depend on what is swept, as in 'run_dir=runs/${label}-${seed}'."
+                f"{twin} and {member.name} have the same run_dir={member.run_dir}. Name each value once, and leave "
+                "run_dir out, or make it depend on what is swept, as in 'run_dir=runs/${label}-${seed}'."
             )
+        seen[member.run_dir] = member.name

@@ -142,6 +142,8 @@ def test_members_in_one_folder_are_refused(member):
     twin = Member(name="seed-2", choices={}, run_dir=member.run_dir, overrides=())
     with pytest.raises(DataError, match="seed-1 and seed-2 have the same run_dir"):
         check_folders([member, twin])
+    with pytest.raises(DataError, match=r"seed-1 and seed-1 have the same run_dir=.* Name each value once"):
+        check_folders([member, member])  # seed=1,1
 
 
 def test_a_method_is_what_seeds_have_in_common():
