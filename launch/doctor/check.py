@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import wraps
 
+from delta.errors import DeltaError
 from workers.controller.config import TrainConfig
 
 
@@ -49,6 +51,19 @@ def failed(seen: str, *, expected: str, remedy: str) -> Finding:
 def skipped(reason: str) -> Finding:
     """Nothing to look at."""
     return Finding(Status.skipped, reason)
+
+
+def explained(examine: Callable[[TrainConfig], Finding]) -> Callable[[TrainConfig], Finding]:
+    """The errors that a command would end with: their messages say what was seen, what was expected and what to do."""
+
+    @wraps(examine)
+    def examined(config: TrainConfig) -> Finding:
+        try:
+            return examine(config)
+        except DeltaError as error:
+            return Finding(Status.failed, str(error))
+
+    return examined
 
 
 @dataclass(frozen=True, slots=True)
