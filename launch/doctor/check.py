@@ -76,6 +76,10 @@ class Examination:
     """Takes more than a moment, because processes have to start; left out by `--fast`."""
     of_node: bool = False
     """About the machine that the run will be on; left out where a run is only submitted from here."""
+    of_storage: bool = False
+    """About folders of the run, which pods have on their volumes."""
+    of_inputs: bool = False
+    """About what the run reads; left out where some of that is in the pods only."""
     timeout_s: float = 60.0
     """After that, what it waits for is taken not to come."""
 
