@@ -20,23 +20,22 @@ MACHINE: Lane = (
     Examination("ports", network.ports, of_node=True),
     Examination("temporary folder", folders.temporary_folder, of_node=True),
     Examination("sandbox", trials.sandbox, starts_processes=True, of_node=True),
-    Examination("Slurm", submission.slurm),
-    Examination("Kubernetes", submission.kubernetes),
+    Examination("submission", submission.submission, timeout_s=150),
     Examination("wandb", services.wandb),
-    Examination("model hub", services.hub),
+    Examination("model hub", services.hub, of_inputs=True),
     Examination("scoring service", services.scoring_service),
 )
 """Light ones."""
 
 INPUTS: Lane = (
     Examination("GPUs", accelerators.gpus, of_node=True),
-    Examination("cache", folders.cache_folder),
-    Examination("model", inputs.model, timeout_s=120),
+    Examination("cache", folders.cache_folder, of_storage=True),
+    Examination("model", inputs.model, of_inputs=True, timeout_s=120),
     Examination("learner", inputs.learner, timeout_s=120),
-    Examination("memory", inputs.memory, timeout_s=120),
-    Examination("run folder", folders.run_folder),
-    Examination("data", inputs.data, timeout_s=300),
-    Examination("known verdict", inputs.known_verdict, starts_processes=True, timeout_s=300),
+    Examination("memory", inputs.memory, of_inputs=True, timeout_s=120),
+    Examination("run folder", folders.run_folder, of_storage=True),
+    Examination("data", inputs.data, of_inputs=True, timeout_s=300),
+    Examination("known verdict", inputs.known_verdict, starts_processes=True, of_inputs=True, timeout_s=300),
 )
 """Those that import torch and transformers, and read the data."""
 

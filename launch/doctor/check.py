@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import wraps
 
+from delta.errors import DeltaError
 from workers.controller.config import TrainConfig
 
 
@@ -51,6 +53,19 @@ def skipped(reason: str) -> Finding:
     return Finding(Status.skipped, reason)
 
 
+def explained(examine: Callable[[TrainConfig], Finding]) -> Callable[[TrainConfig], Finding]:
+    """The errors that a command would end with: their messages say what was seen, what was expected and what to do."""
+
+    @wraps(examine)
+    def examined(config: TrainConfig) -> Finding:
+        try:
+            return examine(config)
+        except DeltaError as error:
+            return Finding(Status.failed, str(error))
+
+    return examined
+
+
 @dataclass(frozen=True, slots=True)
 class Examination:
     """A check that can be done: one question about this machine and this configuration."""
@@ -61,6 +76,10 @@ class Examination:
     """Takes more than a moment, because processes have to start; left out by `--fast`."""
     of_node: bool = False
     """About the machine that the run will be on; left out where a run is only submitted from here."""
+    of_storage: bool = False
+    """About folders of the run, which pods have on their volumes."""
+    of_inputs: bool = False
+    """About what the run reads; left out where some of that is in the pods only."""
     timeout_s: float = 60.0
     """After that, what it waits for is taken not to come."""
 

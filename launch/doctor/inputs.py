@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import wraps
 
-from delta.errors import DeltaError, ModelError
-from launch.doctor.check import Finding, Status, ok, skipped, warning
+from delta.errors import ModelError
+from launch.doctor.check import Finding, Status, explained, ok, skipped, warning
 from launch.doctor.place import is_submitted
 from workers.controller.config import TrainConfig
 from workers.controller.console import RunConsole
@@ -34,19 +34,6 @@ class Notes(RunConsole):
         self.said.append(text)
 
 
-def _explained(examine: Callable[[TrainConfig], Finding]) -> Callable[[TrainConfig], Finding]:
-    """The errors that a run would end with: their messages say what was seen, what was expected and what to do."""
-
-    @wraps(examine)
-    def explained(config: TrainConfig) -> Finding:
-        try:
-            return examine(config)
-        except DeltaError as error:
-            return Finding(Status.failed, str(error))
-
-    return explained
-
-
 def _needs_model(examine: Callable[[TrainConfig], Finding]) -> Callable[[TrainConfig], Finding]:
     """Leave what is wrong with the model to the check of the model."""
 
@@ -60,7 +47,7 @@ def _needs_model(examine: Callable[[TrainConfig], Finding]) -> Callable[[TrainCo
     return examined
 
 
-@_explained
+@explained
 def model(config: TrainConfig) -> Finding:
     """It is there, of a kind that was tried, with a tokenizer, and its context is long enough."""
     from launch.preflight import check_context, check_model_files, load_tokenizer
@@ -77,7 +64,7 @@ def model(config: TrainConfig) -> Finding:
     return ok(f"{config.model.path}: {len(tokenizer)} tokens, {config.model.dtype}")
 
 
-@_explained
+@explained
 def learner(config: TrainConfig) -> Finding:
     """DeepSpeed's settings have no other owner; compiler and disk are there if they are needed."""
     from workers.learner.engine import check_learner
@@ -86,7 +73,7 @@ def learner(config: TrainConfig) -> Finding:
     return ok(f"{config.learner.num_ranks} ranks")
 
 
-@_explained
+@explained
 @_needs_model
 def memory(config: TrainConfig) -> Finding:
     """The memory plan fits what there is here, or what the configuration says of the cluster."""
@@ -106,7 +93,7 @@ def memory(config: TrainConfig) -> Finding:
     return ok(", ".join(parts))
 
 
-@_explained
+@explained
 @_needs_model
 def data(config: TrainConfig) -> Finding:
     """Every problem can be read, its reference answer too, and its prompt leaves room for an answer."""
@@ -128,7 +115,7 @@ def data(config: TrainConfig) -> Finding:
     return ok(seen)
 
 
-@_explained
+@explained
 def known_verdict(config: TrainConfig) -> Finding:
     """A worker of the verifier scores an answer that is known to be correct as correct."""
     from delta.data.sources import load_problems

@@ -17,6 +17,8 @@ from pathlib import Path
 
 from launch.doctor.check import Check, Examination, Finding, Status, skipped
 from launch.doctor.place import is_submitted
+from launch.submit.kuberay.config import KubeRayConfig
+from launch.submit.plan import unseen
 from workers.controller.config import TrainConfig
 from workers.signals import SIGNALS
 
@@ -183,6 +185,9 @@ def reason_to_skip(examination: Examination, config: TrainConfig, *, fast: bool)
     """Why it does not apply; empty if it does."""
     if examination.of_node and is_submitted(config):
         return "the run will be on the cluster's nodes; start delta-doctor in a job to examine one"
+    in_pods = isinstance(config.cluster, KubeRayConfig) and is_submitted(config)
+    if in_pods and (examination.of_storage or (examination.of_inputs and unseen(config))):
+        return "not here; checked when the run starts"
     if examination.starts_processes and fast:
         return "--fast: it starts processes"
     return ""

@@ -10,6 +10,7 @@ import pytest
 
 from launch.doctor.check import Check, Examination, Finding
 from launch.doctor.lanes import Round
+from tests.launch.submit.kuberay.conftest import server as server
 from tests.launch.test_conf import composed
 
 NEW_NETWORK, NEW_NAMES = 0x40000000, 0x04000000

@@ -8,6 +8,7 @@ import pytest
 
 from launch.doctor.catalogue import LANES
 from tests.conftest import ROOT
+from tests.launch.doctor.test_submission import PODS
 
 NAMES = [examination.name for lane in LANES for examination in lane]
 
@@ -51,3 +52,15 @@ def test_what_is_no_configuration_is_refused(arguments, words):
     assert finished.returncode == 2
     assert all(word in finished.stderr for word in words)
     assert "Traceback" not in finished.stderr
+
+
+def test_what_pods_have_need_not_be_here(server):
+    finished = doctor("--fast", "--json", *PODS)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    checks = {check["name"]: check for check in json.loads(finished.stdout)["checks"]}
+    assert checks["submission"]["status"] == "warning"
+    for name in ("run folder", "model", "memory", "data", "known verdict", "model hub"):
+        assert checks[name]["seen"] == "not here; checked when the run starts"
+    refused = doctor("--fast", *PODS, "faults.grace_s=5")
+    assert refused.returncode == 2
+    assert "expected cluster.grace_s" in " ".join(refused.stdout.split())

@@ -85,3 +85,19 @@ def test_what_does_not_apply_is_skipped_with_the_reason(monkeypatch):
     assert away["trial"].status is Status.ok
     monkeypatch.setenv("SLURM_JOB_ID", "1")  # in a job this machine is a node
     assert by_name(all_checks(lane, overrides=["cluster=slurm"]))["node"].status is Status.ok
+
+
+def test_what_pods_have_on_their_volumes_is_not_looked_for_here(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    lane = [Examination("folder", fine, of_storage=True), Examination("data", fine, of_inputs=True)]
+
+    def done(cluster: str, path: str) -> list[str]:
+        found = by_name(all_checks(lane, overrides=[f"cluster={cluster}", "data=jsonl", f"data.path={path}"]))
+        return [name for name, finding in found.items() if finding.status is Status.ok]
+
+    assert done("slurm", "/volume/problems.jsonl") == ["folder", "data"]
+    assert done("kuberay", __file__) == ["data"]
+    assert done("kuberay", "/volume/problems.jsonl") == []
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")  # in a pod
+    assert done("kuberay", "/volume/problems.jsonl") == ["folder", "data"]
