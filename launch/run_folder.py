@@ -86,6 +86,25 @@ def held(run_dir: Path, *, say: Callable[[str], None], name: str = "run_dir") ->
         yield hold
 
 
+def is_held(run_dir: Path, *, unknown: bool) -> bool:
+    """Whether a driver holds the folder at this moment, on whatever host.
+
+    Args:
+        run_dir: The folder.
+        unknown: The answer where the file system has no locks.
+    """
+    try:
+        with (run_dir / ".driver").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return unknown
+    return False
+
+
 def keep_settings(run_dir: Path, settings: DictConfig) -> None:
     """Write the whole resolved configuration into the folder, once it is certain that the run goes on with it.
 

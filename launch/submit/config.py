@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from workers.cluster import ClusterConfig
 
@@ -13,6 +14,8 @@ SECRET = re.compile(r"(_KEY|_TOKEN)$|SECRET|PASSWORD", re.IGNORECASE)
 class SubmittedConfig(ClusterConfig):
     """A cluster that somebody else schedules; CPUs, GPUs and memory are asked for on every node."""
 
+    kind_of_cluster: ClassVar[str] = ""
+    """What it is called as `cluster=` and as `hydra/launcher=`."""
     environment: dict[str, str] = field(default_factory=dict)
     """Further environment variables of all processes. No secrets: they would be in the rendered plan."""
     image: str = ""

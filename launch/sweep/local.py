@@ -37,7 +37,8 @@ class LocalLauncher(SweepLauncher):
         for plan in left:
             name, status = plan.member.name, statuses[plan.member.name]
             if isinstance(plan.config.cluster, SubmittedConfig):
-                raise ConfigError(f"{name} would run here, and cluster is not local: add hydra/launcher=slurm.")
+                kind = plan.config.cluster.kind_of_cluster
+                raise ConfigError(f"{name} would run here, and cluster={kind} is not: add hydra/launcher={kind}.")
             if status.state is State.running:
                 raise ConfigError(f"{name} is {status.text}. Wait for it, or end it, and give the command again.")
 

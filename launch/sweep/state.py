@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped]
 
 from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED
-from launch.run_folder import SETTINGS
+from launch.run_folder import SETTINGS, is_held
 from launch.sweep.record import Event, Member, What
 from workers.controller.metrics import JsonLines
 from workers.controller.starting_point import finished_steps
@@ -100,7 +100,10 @@ def _unfinished(member: Member, event: Event | None, job: Job | None) -> Job:
         case What.submitted:
             return job or Job(state=State.incomplete, detail=f"job {event.job}, which was not asked about")
         case What.started if event.host != socket.gethostname():
-            return Job(state=State.running, detail=f"on {event.host} since {event.time}, as far as is known here")
+            # Its processes cannot be seen from here; the lock on its folder can, on most shared file systems.
+            if is_held(member.run_dir, unknown=True):
+                return Job(state=State.running, detail=f"on {event.host} since {event.time}, as far as is known here")
+            return Job(state=State.preempted, detail=f"it was killed on {event.host}")
         case _ if _lives(event.pid, member):
             return Job(state=State.running)
     return Job(state=State.preempted, detail="its process was killed")

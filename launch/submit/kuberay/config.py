@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import PurePosixPath
+from typing import ClassVar
 
 from launch.submit.config import SubmittedConfig
 
@@ -154,6 +155,7 @@ class KubeRayConfig(SubmittedConfig):
     `max_requeues` is the RayJob's backoffLimit. What Kueue preempts goes back into its queue and is not counted.
     """
 
+    kind_of_cluster: ClassVar[str] = "kuberay"
     namespace: str = "default"
     context: str = ""
     """Context of the kubeconfig; empty is the current one, or the service account's where this runs in a pod."""

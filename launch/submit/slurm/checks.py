@@ -1,7 +1,6 @@
 """What cannot work on a Slurm cluster, found before a job waits in its queue for nothing."""
 
 import difflib
-import fcntl
 import re
 import stat
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import psutil
 
 from delta.errors import ConfigError
+from launch.run_folder import is_held
 from launch.submit.plan import Plan
 from launch.submit.slurm.commands import ActiveJob, NodeInfo, Partition
 from launch.submit.slurm.config import OPTIONS, SlurmConfig, seconds_of
@@ -136,19 +136,11 @@ def refuse_running(run_dir: Path) -> None:
     Raises:
         ConfigError: One does.
     """
-    lock = run_dir / ".driver"
-    if not lock.exists():
-        return
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            who = lock.read_text(errors="replace") or "it does not say which"
-            raise ConfigError(
-                f"run_dir={run_dir} is in use by another run ({who}). Wait for it, end it, or choose another folder."
-            ) from error
-        except OSError:  # no locks on this file system; the run itself will say so
-            return
+    if is_held(run_dir, unknown=False):  # without locks on its file system the run itself will say so
+        who = (run_dir / ".driver").read_text(errors="replace") or "it does not say which"
+        raise ConfigError(
+            f"run_dir={run_dir} is in use by another run ({who}). Wait for it, end it, or choose another folder."
+        )
 
 
 def refuse_duplicate(plan: Plan, jobs: Sequence[ActiveJob]) -> None:

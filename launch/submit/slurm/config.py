@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import ClassVar
 
 from launch.submit.config import SubmittedConfig
 
@@ -37,6 +38,7 @@ def seconds_of(time_limit: str) -> int | None:
 class SlurmConfig(SubmittedConfig):
     """A Slurm cluster (`cluster=slurm`). What is empty is left to the cluster."""
 
+    kind_of_cluster: ClassVar[str] = "slurm"
     partition: str = ""
     """Partition."""
     account: str = ""

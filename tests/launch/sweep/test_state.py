@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from delta.errors import DataError
+from launch.run_folder import held
 from launch.submit.slurm.marks import ENDED, Marks
 from launch.sweep.queue import jobs_as_far_as_known
 from launch.sweep.reason import reason_in, tail
@@ -35,7 +36,10 @@ def ended(code: int | None, reason: str = "") -> Event:
         (ended(None, "job 7 was cancelled"), "preempted at step 4: job 7 was cancelled"),
         (ended(71, "engine 0 died"), "failed: engine 0 died"),
         (ended(-9, "killed by SIGKILL"), "failed: killed by SIGKILL"),
-        (Event(member="seed-1", what=What.started, pid=1, host="elsewhere"), "running: on elsewhere since"),
+        (
+            Event(member="seed-1", what=What.started, pid=1, host="elsewhere"),
+            "preempted at step 4: it was killed on elsewhere",
+        ),
         (
             Event(member="seed-1", what=What.started, pid=1, host=socket.gethostname()),
             "preempted at step 4: its process",
@@ -99,6 +103,14 @@ def test_a_job_that_slurm_cannot_be_asked_about_is_what_its_last_start_said(memb
         os.utime(mark, (0, 0))
     if codes[-1:] == [0]:
         assert "ended well, but" in jobs_as_far_as_known([(member, event)])["seed-1"].detail
+
+
+def test_a_process_of_another_host_is_running_as_long_as_it_holds_the_folder(member):
+    member.run_dir.mkdir()
+    event = Event(member="seed-1", what=What.started, pid=1, host="elsewhere")
+    with held(member.run_dir, say=print):
+        assert status_of(member, event).text.startswith("running: on elsewhere since")
+    assert status_of(member, event).text == "preempted at step 0: it was killed on elsewhere"
 
 
 def test_the_reason_is_the_last_error_of_this_attempt(tmp_path):
