@@ -8,21 +8,23 @@ to the jobs that are under way.
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from delta.errors import ConfigError, SubmissionError
-from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR
+from launch.command import EXIT_INTERRUPTED, EXIT_MEMBERS, EXIT_PREEMPTED, EXIT_USER_ERROR
 from launch.submit.__main__ import backend_for
 from launch.submit.config import SubmittedConfig
+from launch.submit.examine import examine, look_ahead
+from launch.submit.kuberay.config import KubeRayConfig
 from launch.submit.plan import Plan, plan_for
 from launch.submit.slurm.config import SlurmConfig
 from launch.sweep.launcher import Planned, SweepLauncher
 from launch.sweep.queue import jobs_as_far_as_known, jobs_of, log_of
+from launch.sweep.rayjobs import rayjob_of
 from launch.sweep.record import Event, EventLog, Member, What, submitted
 from launch.sweep.state import UNDER_WAY, Job, State, Status
 from launch.sweep.watch import view_on
@@ -42,6 +44,7 @@ class SubmitLauncher(SweepLauncher):
             poll_s: How often the queue is looked at.
         """
         self._at_once, self._wait, self._poll_s = at_once, wait, poll_s
+        self._refused: list[str] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Also check the settings."""
@@ -60,19 +63,24 @@ class SubmitLauncher(SweepLauncher):
         """Also what the cluster would refuse of a member to be sent, and what the run of the first would find wrong."""
         SweepLauncher.check(self, left, statuses)
         notes: list[str] = []
-        self._under_way = _under_way(left, statuses, self.log)
+        refused: list[str] = []
+        self._under_way, self._before = _under_way(left, statuses, self.log), statuses
         unsent = [plan for plan in left if plan.member.name not in self._under_way]
         for plan in unsent:
-            notes += self._check_cluster(plan)
+            try:
+                notes += self._examine(plan, preflight=plan is unsent[0] and not plan.config.dry_run)
+            except ConfigError as error:
+                refused.append(str(error))
+        if refused:  # all of them, so that jobs that are over and in the way can be deleted at once
+            raise ConfigError("\n".join(dict.fromkeys(refused)))
         for note in dict.fromkeys(notes):
             self.console.warn(f"note: {note}")
-        for plan in unsent[:1]:
-            if not plan.config.dry_run:
-                from launch.preflight import check
 
-                check(replace(plan.config, dry_run=True), RunConsole(quiet=True))
+    def look_ahead(self, plan: Planned) -> list[str]:
+        """As far as what the run needs is here."""
+        return look_ahead(plan.config, RunConsole(quiet=True))
 
-    def _check_cluster(self, plan: Planned) -> Iterator[str]:
+    def _examine(self, plan: Planned, *, preflight: bool) -> list[str]:
         cluster = plan.config.cluster
         if not isinstance(cluster, SubmittedConfig):
             raise ConfigError(
@@ -84,21 +92,22 @@ class SubmitLauncher(SweepLauncher):
                 "hydra.launcher.wait=true: only Slurm's jobs can be watched. Add hydra.launcher.wait=false."
             )
         job, backend = _plan(plan), backend_for(cluster)
-        yield from backend.lint(job, backend.render(job))
-        try:
-            yield from backend.check(job)
-        except SubmissionError as error:
-            if not plan.config.dry_run:
-                raise
-            yield f"the cluster could not be asked: {error}"
+        quiet = RunConsole(quiet=True)
+        return examine(plan.config, job, backend.render(job), backend, quiet, ask=True, preflight=preflight)
 
     def log_of(self, member: Member) -> Path:
         """Of its jobs."""
         return log_of(member)
 
-    def jobs(self, submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
-        """What Slurm says."""
-        return jobs_of(submitted) if self._wait else jobs_as_far_as_known(submitted)
+    def jobs(self, planned: Sequence[Planned], submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
+        """What Slurm says, and Kubernetes where it is the cluster of the member."""
+        jobs = jobs_of(submitted) if self._wait else jobs_as_far_as_known(submitted)
+        clusters = {plan.member.name: plan.config.cluster for plan in planned}
+        for member, event in submitted:
+            cluster = clusters[member.name]
+            if isinstance(cluster, KubeRayConfig) and event.cluster == cluster.kind_of_cluster:
+                jobs[member.name] = rayjob_of(event.job, cluster)
+        return jobs
 
     def run(self, left: Sequence[Planned]) -> None:
         """Send the members that have no job, and stay until all jobs are over."""
@@ -112,13 +121,15 @@ class SubmitLauncher(SweepLauncher):
             raise SystemExit(EXIT_INTERRUPTED if ended.signal is signal.SIGINT else EXIT_PREEMPTED) from ended
         if not self._wait:
             self.console.say("the jobs go on by themselves; the same command sends again what has ended incomplete.")
-            raise SystemExit(0)
+            if self._refused:
+                self.console.warn(f"{len(self._refused)} members were refused: {', '.join(self._refused)}")
+            raise SystemExit(EXIT_MEMBERS if self._refused else 0)
 
     def _send_and_watch(self, left: Sequence[Planned]) -> None:
         by_name = {plan.member.name: plan for plan in left}
         under_way = self._under_way
         for name in sorted(under_way):
-            self.console.say(f"{name}: job {self.log.last()[name].job} is under way")
+            self.console.say(f"{name}: job {self.log.last()[name].job} is under way: {self._before[name].detail}")
         unsent = deque(plan for name, plan in by_name.items() if name not in under_way)
         with view_on(self.console.console) as view:
             while unsent or under_way:
@@ -143,10 +154,12 @@ class SubmitLauncher(SweepLauncher):
         try:
             submission = backend.submit(job, backend.render(job))
         except SubmissionError as error:
+            self._refused.append(name)
             self.log.add(Event(member=name, what=What.ended, code=EXIT_USER_ERROR, reason=str(error)))
             self.console.warn(f"{name}: {error}")
             return False
-        self.log.add(Event(member=name, what=What.submitted, job=submission.job_id))
+        kind = plan.config.cluster.kind_of_cluster
+        self.log.add(Event(member=name, what=What.submitted, job=submission.job_id, cluster=kind))
         self.console.say(f"{name}: job {submission.job_id}; {submission.follow}")
         return True
 
