@@ -4,39 +4,34 @@ The configuration and its overrides are those of delta-train. It becomes a plan,
 backend of the chosen cluster, and sent.
 """
 
-import dataclasses
 import functools
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from delta.errors import ConfigError, SubmissionError
+from delta.errors import ConfigError
 from launch.command import run_configured
 from launch.submit.backend import Backend
 from launch.submit.config import SubmittedConfig
+from launch.submit.examine import examine
 from launch.submit.image import perhaps_missing
 from launch.submit.kuberay.config import KubeRayConfig
-from launch.submit.plan import Plan, idle_gpus, plan_for, unseen
+from launch.submit.plan import plan_for
 from launch.submit.slurm.config import SlurmConfig
 from launch.sweep.arguments import detached
 from workers.cluster import check_cluster
-from workers.controller.config import Resume, TrainConfig
-from workers.warm_start.config import PretrainedModelConfig
-
-if TYPE_CHECKING:
-    from workers.controller.console import RunConsole
+from workers.controller.config import TrainConfig
+from workers.controller.console import RunConsole
 
 USAGE = """delta-submit: send a training run to a cluster.
 
   delta-submit cluster=slurm experiment=laptop nodes=2 cluster.partition=gpu   a Slurm job
-  delta-submit cluster=kuberay experiment=laptop cluster.image=IMAGE \
-      'cluster.volumes=[{claim: runs, path: /runs}]' run_dir=/runs/first       a RayJob on Kubernetes
+  delta-submit cluster=kuberay experiment=laptop cluster.image=IMAGE           a RayJob on Kubernetes
   delta-submit experiment=laptop                                               here, as delta-train does
 
 Overrides are those of delta-train; what can be said about a cluster is in cluster.*. Several values of a setting with
@@ -75,7 +70,6 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
         lint: Only look for mistakes, without asking the cluster.
     """
     from launch.submit.show import show_plan, show_submission
-    from workers.controller.console import RunConsole
 
     hydra = HydraConfig.get()
     plan = plan_for(config, hydra.overrides.task, work_dir=Path.cwd(), is_sweep=hydra.mode is RunMode.MULTIRUN)
@@ -89,7 +83,7 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
     files = backend.render(plan)
     if config.dry_run or lint:
         show_plan(console.console, plan, files=files)
-    warnings = look_over(config, plan, files, lint=lint, console=console)
+    warnings = examine(config, plan, files, backend, console, ask=not lint)
     if plan.image and (own := perhaps_missing(hydra.runtime.choices)):
         warnings.append(
             f"conf/ of this machine has {', '.join(own)} that the repository has not, or not so; the run reads these "
@@ -103,73 +97,6 @@ def submit(config: TrainConfig, settings: DictConfig, *, lint: bool = False) -> 
     submission = backend.submit(plan, files)
     show_submission(console.console, plan, submission)
     return 0
-
-
-def look_over(
-    config: TrainConfig,
-    plan: Plan,
-    files: Mapping[str, str],
-    *,
-    console: "RunConsole",
-    lint: bool = False,
-    preflight: bool = True,
-) -> list[str]:
-    """Find what cannot work, before anything is sent.
-
-    Args:
-        config: The run.
-        plan: Made of it.
-        files: Of the submission.
-        console: Where the memory plan is shown.
-        lint: Do not ask the cluster.
-        preflight: Also find what the run itself would find wrong.
-
-    Returns:
-        Warnings, a sentence each.
-
-    Raises:
-        DeltaError: Something cannot.
-    """
-    backend = backend_for(config.cluster)
-    warnings = list(backend.lint(plan, files))
-    if idle := idle_gpus(config):
-        warnings.append(idle)
-    if isinstance(config.cluster, KubeRayConfig) and config.resume is Resume.never:
-        warnings.append(
-            f"resume=never is not checked, since run_dir={plan.run_dir} is on the cluster: a run that is there already "
-            "goes on."
-        )
-    elsewhere = [] if isinstance(config.cluster, SlurmConfig) else unseen(config)
-    if elsewhere:
-        warnings.append(f"not here, so model, data and memory are checked when the run starts: {', '.join(elsewhere)}")
-    elif preflight:
-        _preflight(config, console)
-    if not lint:
-        try:
-            warnings += backend.check(plan)
-        except SubmissionError as error:
-            if not config.dry_run:
-                raise
-            warnings.append(f"the cluster could not be asked: {error}")
-    return warnings
-
-
-def _preflight(config: TrainConfig, console: "RunConsole") -> None:
-    """Find here what the run would find wrong on its nodes; what those nodes have is not known here.
-
-    Raises:
-        DeltaError: Something cannot work.
-    """
-    before = dict(os.environ)
-    try:
-        from launch.preflight import check, check_model_files
-
-        if isinstance(config.model, PretrainedModelConfig) and not config.dry_run:
-            check_model_files(config.model)
-        check(dataclasses.replace(config, dry_run=True), console)
-    finally:  # libraries set variables for themselves, with paths of this machine, which a job would inherit
-        os.environ.clear()
-        os.environ.update(before)
 
 
 def _run_here(*, lint: bool) -> NoReturn:

@@ -6,6 +6,7 @@ is run is the business of the subclasses in `launch.sweep.local` and `launch.swe
 """
 
 import abc
+import contextlib
 import os
 import shlex
 import sys
@@ -64,7 +65,7 @@ class SweepLauncher(Launcher):
         """Hydra's: remember what members are composed from. They run in processes of their own, not as a function."""
         self._hydra, self._settings = hydra_context, config
         self._folder = Path(os.path.abspath(config.hydra.sweep.dir))
-        make_folder(self._folder)
+        make_folder(self._folder)  # as Hydra's sweeper is about to, whose error would be a traceback
         self.console = RunConsole()
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -73,12 +74,16 @@ class SweepLauncher(Launcher):
         Raises:
             SystemExit: Not all are complete; the table says which.
         """
+        folder = self._folder
+        # Made by Hydra before anything was checked; `sweep.json` says what was done.
+        (folder / "multirun.yaml").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # an earlier sweep is in it
+            folder.rmdir()
         if self._settings.hydra.sweeper.get("max_batch_size") is not None:
             raise ConfigError(
                 "hydra.sweeper.max_batch_size: a sweep is one batch here; with hydra/launcher=slurm say "
                 "how many members may be under way with hydra.launcher.at_once."
             )
-        folder = self._folder
         planned = self._planned(job_overrides, folder)
         check_folders([plan.member for plan in planned])
         self.log = EventLog(folder)
@@ -91,6 +96,7 @@ class SweepLauncher(Launcher):
         sweep = Sweep(
             folder=folder, command=("delta-train", *sys.argv[1:]), members=tuple(plan.member for plan in planned)
         )
+        make_folder(folder)
         with held(folder, say=self.console.warn, name="sweep"):
             write_sweep(joined(sweep, read_sweep(folder)))
             self.console.say(f"sweep {folder}: {len(planned)} members, {len(planned) - len(left)} of them complete")
@@ -119,18 +125,29 @@ class SweepLauncher(Launcher):
         for plan in left:
             check_course(plan)
 
+    def look_ahead(self, plan: Planned) -> list[str]:
+        """Find what the run would find wrong before it starts a process; what could not be looked at, in sentences.
+
+        Raises:
+            DeltaError: Something cannot work.
+        """
+        from launch.preflight import check
+
+        check(plan.config, RunConsole(quiet=True))  # a memory plan each would bury the errors
+        return []
+
     def log_of(self, member: Member) -> Path:
         """Where the output of a member is."""
         return member.run_dir / "output.log"
 
-    def jobs(self, submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
+    def jobs(self, planned: Sequence[Planned], submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
         """What a scheduler says about the jobs of members that were submitted, by member."""
         return jobs_as_far_as_known(submitted)
 
     def statuses(self, planned: Sequence[Planned]) -> dict[str, Status]:
         """How the members are doing, by name."""
         events = self.log.last()
-        jobs = self.jobs(submitted([plan.member for plan in planned], events))
+        jobs = self.jobs(planned, submitted([plan.member for plan in planned], events))
         return {
             name: status_of(plan.member, events.get(name), jobs.get(name), steps=plan.config.steps)
             for plan in planned
@@ -168,13 +185,11 @@ class SweepLauncher(Launcher):
         Raises:
             SystemExit: Some cannot work.
         """
-        from launch.preflight import check
-
         failed = 0
         for plan in planned:
             try:
-                check(plan.config, RunConsole(quiet=True))  # a memory plan each would bury the errors
-                self.console.say(f"{plan.member.name}: in order")
+                notes = self.look_ahead(plan)
+                self.console.say(f"{plan.member.name}: {'; '.join(notes) or 'in order'}")
             except DeltaError as error:
                 self.console.warn(f"{plan.member.name}: {error}")
                 failed += 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from delta.errors import SubmissionError
 from launch.command import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR
 from launch.submit.slurm.commands import run
+from launch.submit.slurm.config import SlurmConfig
 from launch.submit.slurm.marks import ENDED, Marks
 from launch.sweep.reason import reason_in
 from launch.sweep.record import Event, Member
@@ -33,11 +34,12 @@ def jobs_of(submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
     Raises:
         SubmissionError: Slurm cannot be asked.
     """
-    if not submitted:
-        return {}
+    on_slurm, elsewhere = _by_cluster(submitted)
+    if not on_slurm:
+        return elsewhere
     shown = [line.split("|", 2) for line in run("squeue", "--noheader", "--me", "--format=%i|%T|%R").splitlines()]
     queue = {job: (state, detail) for job, state, detail in shown if state not in REMEMBERED}
-    return {member.name: _job(member, event.job, queue.get(event.job)) for member, event in submitted}
+    return elsewhere | {member.name: _job(member, event.job, queue.get(event.job)) for member, event in on_slurm}
 
 
 def jobs_as_far_as_known(submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
@@ -45,10 +47,22 @@ def jobs_as_far_as_known(submitted: Sequence[tuple[Member, Event]]) -> dict[str,
     try:
         return jobs_of(submitted)
     except SubmissionError as error:
-        return {
+        on_slurm, elsewhere = _by_cluster(submitted)
+        return elsewhere | {
             member.name: _ended(member, event.job) or Job(state=State.incomplete, detail=f"job {event.job}; {error}")
-            for member, event in submitted
+            for member, event in on_slurm
         }
+
+
+def _by_cluster(submitted: Sequence[tuple[Member, Event]]) -> tuple[list[tuple[Member, Event]], dict[str, Job]]:
+    """Those that Slurm has, and what can be said of the others without their clusters' settings."""
+    on_slurm = [(member, event) for member, event in submitted if event.cluster == SlurmConfig.kind_of_cluster]
+    elsewhere = {
+        member.name: Job(state=State.incomplete, detail=f"job {event.job} on {event.cluster}, which was not asked")
+        for member, event in submitted
+        if event.cluster != SlurmConfig.kind_of_cluster
+    }
+    return on_slurm, elsewhere
 
 
 def _job(member: Member, job_id: str, queued: tuple[str, str] | None) -> Job:

@@ -66,6 +66,8 @@ class Event:
     what: What
     job: str = ""
     """Id of the job, where a scheduler runs it."""
+    cluster: str = "slurm"
+    """Kind of the cluster that the job was sent to, as in `cluster=`."""
     pid: int = 0
     """Process on `host`, where there is no scheduler."""
     host: str = ""
@@ -113,7 +115,6 @@ def make_folder(folder: Path) -> None:
     """
     with storage_errors(f"sweep={folder} cannot be written", remedy="Choose another folder."):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".driver").touch()
 
 
 def write_sweep(sweep: Sweep) -> None:

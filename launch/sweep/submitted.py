@@ -16,17 +16,20 @@ from omegaconf import DictConfig
 
 from delta.errors import ConfigError, SubmissionError
 from launch.command import EXIT_INTERRUPTED, EXIT_MEMBERS, EXIT_PREEMPTED, EXIT_USER_ERROR
-from launch.submit.__main__ import backend_for, look_over
+from launch.submit.__main__ import backend_for
 from launch.submit.config import SubmittedConfig
+from launch.submit.examine import examine, look_ahead
+from launch.submit.kuberay.config import KubeRayConfig
 from launch.submit.plan import Plan, plan_for
 from launch.submit.slurm.config import SlurmConfig
 from launch.sweep.launcher import Planned, SweepLauncher
 from launch.sweep.queue import jobs_as_far_as_known, jobs_of, log_of
+from launch.sweep.rayjobs import rayjob_of
 from launch.sweep.record import Event, EventLog, Member, What, submitted
 from launch.sweep.state import UNDER_WAY, Job, State, Status
 from launch.sweep.watch import view_on
 from workers.controller.console import RunConsole
-from workers.signals import SIGNALS, Ended
+from workers.signals import Ended
 
 
 class SubmitLauncher(SweepLauncher):
@@ -41,6 +44,7 @@ class SubmitLauncher(SweepLauncher):
             poll_s: How often the queue is looked at.
         """
         self._at_once, self._wait, self._poll_s = at_once, wait, poll_s
+        self._refused: list[str] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Also check the settings."""
@@ -59,18 +63,25 @@ class SubmitLauncher(SweepLauncher):
         """Also what the cluster would refuse of a member to be sent, and what the run of the first would find wrong."""
         SweepLauncher.check(self, left, statuses)
         notes: list[str] = []
-        self._under_way = _under_way(left, statuses, self.log)
+        refused: list[str] = []
+        self._under_way, self._before = _under_way(left, statuses, self.log), statuses
         unsent = [plan for plan in left if plan.member.name not in self._under_way]
         for plan in unsent:
-            self._check_cluster(plan.config.cluster)
-            job = _plan(plan)
-            files = backend_for(plan.config.cluster).render(job)
-            first = plan is unsent[0] and not plan.config.dry_run  # a dry run looks at all of them itself
-            notes += look_over(plan.config, job, files, console=RunConsole(quiet=True), preflight=first)
+            try:
+                notes += self._examine(plan, preflight=plan is unsent[0] and not plan.config.dry_run)
+            except ConfigError as error:
+                refused.append(str(error))
+        if refused:  # all of them, so that jobs that are over and in the way can be deleted at once
+            raise ConfigError("\n".join(dict.fromkeys(refused)))
         for note in dict.fromkeys(notes):
             self.console.warn(f"note: {note}")
 
-    def _check_cluster(self, cluster: object) -> None:
+    def look_ahead(self, plan: Planned) -> list[str]:
+        """As far as what the run needs is here."""
+        return look_ahead(plan.config, RunConsole(quiet=True))
+
+    def _examine(self, plan: Planned, *, preflight: bool) -> list[str]:
+        cluster = plan.config.cluster
         if not isinstance(cluster, SubmittedConfig):
             raise ConfigError(
                 "hydra/launcher sends members to a cluster, and cluster=local: leave one of the two out, or name "
@@ -80,14 +91,23 @@ class SubmitLauncher(SweepLauncher):
             raise ConfigError(
                 "hydra.launcher.wait=true: only Slurm's jobs can be watched. Add hydra.launcher.wait=false."
             )
+        job, backend = _plan(plan), backend_for(cluster)
+        quiet = RunConsole(quiet=True)
+        return examine(plan.config, job, backend.render(job), backend, quiet, ask=True, preflight=preflight)
 
     def log_of(self, member: Member) -> Path:
         """Of its jobs."""
         return log_of(member)
 
-    def jobs(self, submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
-        """What Slurm says."""
-        return jobs_of(submitted) if self._wait else jobs_as_far_as_known(submitted)
+    def jobs(self, planned: Sequence[Planned], submitted: Sequence[tuple[Member, Event]]) -> dict[str, Job]:
+        """What Slurm says, and Kubernetes where it is the cluster of the member."""
+        jobs = jobs_of(submitted) if self._wait else jobs_as_far_as_known(submitted)
+        clusters = {plan.member.name: plan.config.cluster for plan in planned}
+        for member, event in submitted:
+            cluster = clusters[member.name]
+            if isinstance(cluster, KubeRayConfig) and event.cluster == cluster.kind_of_cluster:
+                jobs[member.name] = rayjob_of(event.job, cluster)
+        return jobs
 
     def run(self, left: Sequence[Planned]) -> None:
         """Send the members that have no job, and stay until all jobs are over."""
@@ -101,14 +121,15 @@ class SubmitLauncher(SweepLauncher):
             raise SystemExit(EXIT_INTERRUPTED if ended.signal is signal.SIGINT else EXIT_PREEMPTED) from ended
         if not self._wait:
             self.console.say("the jobs go on by themselves; the same command sends again what has ended incomplete.")
-            sent = submitted([plan.member for plan in left], self.log.last())
-            raise SystemExit(0 if len(sent) == len(left) else EXIT_MEMBERS)
+            if self._refused:
+                self.console.warn(f"{len(self._refused)} members were refused: {', '.join(self._refused)}")
+            raise SystemExit(EXIT_MEMBERS if self._refused else 0)
 
     def _send_and_watch(self, left: Sequence[Planned]) -> None:
         by_name = {plan.member.name: plan for plan in left}
         under_way = self._under_way
         for name in sorted(under_way):
-            self.console.say(f"{name}: job {self.log.last()[name].job} is under way")
+            self.console.say(f"{name}: job {self.log.last()[name].job} is under way: {self._before[name].detail}")
         unsent = deque(plan for name, plan in by_name.items() if name not in under_way)
         with view_on(self.console.console) as view:
             while unsent or under_way:
@@ -130,16 +151,15 @@ class SubmitLauncher(SweepLauncher):
         """Submit a member; whether the cluster took it."""
         job, backend = _plan(plan), backend_for(plan.config.cluster)
         name = plan.member.name
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # for whoever is sent must be on the record
         try:
             submission = backend.submit(job, backend.render(job))
-            self.log.add(Event(member=name, what=What.submitted, job=submission.job_id))
         except SubmissionError as error:
+            self._refused.append(name)
             self.log.add(Event(member=name, what=What.ended, code=EXIT_USER_ERROR, reason=str(error)))
             self.console.warn(f"{name}: {error}")
             return False
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        kind = plan.config.cluster.kind_of_cluster
+        self.log.add(Event(member=name, what=What.submitted, job=submission.job_id, cluster=kind))
         self.console.say(f"{name}: job {submission.job_id}; {submission.follow}")
         return True
 

@@ -21,7 +21,8 @@ def sweep(train: Train, folder: Path, *overrides: str):
 
 
 def begun(folder: Path) -> list[Path]:
-    return [*folder.rglob("output.log"), *folder.rglob("slurm.log"), *folder.rglob("sweep.json")]
+    names = ("output.log", "slurm.log", "sweep.json", ".driver")
+    return [path for path in folder.rglob("*") if path.name in names]
 
 
 def test_a_dry_run_looks_at_every_member_and_starts_none(train: Train, tmp_path):
@@ -33,7 +34,7 @@ def test_a_dry_run_looks_at_every_member_and_starts_none(train: Train, tmp_path)
     assert "dry run: 2 of 4 members cannot run; nothing was started." in said.stdout
     said = sweep(train, tmp_path / "b", "seed=1,2", "dry_run=true")
     assert (said.returncode, "all 2 members are in order" in said.stdout) == (0, True)
-    assert begun(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,8 @@ def test_a_dry_run_looks_at_every_member_and_starts_none(train: Train, tmp_path)
         (["seed=1,2", "hydra.sweeper.max_batch_size=1"], ["max_batch_size", "hydra.launcher.at_once"]),
         (["experiment=compare", "+hydra.sweeper.params.sede='1,2'"], ["sede", "Did you mean seed"]),
         (["seed=1,2", "cluster=slurm"], ["seed-1 would run here", "add hydra/launcher=slurm"]),
+        (["seed=1,2", "cluster=kuberay"], ["seed-1 would run here", "add hydra/launcher=kuberay"]),
+        (["seed=1,1"], ["seed-1 and seed-1 have the same run_dir"]),
         (["seed=1,2", "hydra/launcher=slurm", "cluster=local"], ["cluster=local", "leave one of the two out"]),
         (["seed=1,2", "hydra/launcher=slurm", "hydra.launcher.at_once=-1"], ["at_once=-1", "expected 0 or more"]),
         (["seed=1,2", "hydra/launcher=kuberay", "hydra.launcher.at_once=2"], ["at_once=2", "wait=true"]),
@@ -58,6 +61,15 @@ def test_what_cannot_work_is_said_before_the_first_member_begins(train: Train, t
         assert text in said.stderr
     assert "Traceback" not in said.stderr
     assert begun(tmp_path) == []
+
+
+def test_a_model_without_weights_is_not_sent(train: Train, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    own = ("hydra/launcher=slurm", "cluster.allow_local=true", "model=pretrained", f"model.path={tmp_path}/model")
+    said = train("--multirun", "seed=1,2", *own, f"sweep={tmp_path}/sweep")
+    assert said.returncode == EXIT_USER_ERROR
+    assert "is no model: tokenizer_config.json, *.safetensors not found" in said.stderr
 
 
 def test_a_folder_that_cannot_be_written_is_named(train: Train, tmp_path):
