@@ -22,6 +22,9 @@ from workers.controller.metrics import JsonLines
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
+STEPS = 12
+"""More than a run does in the second that the word of its end may take: Slurm lets go of whom a test holds."""
+
 SWEEP = (
     "--multirun",
     "credit=uniform,discriminative",
@@ -31,7 +34,7 @@ SWEEP = (
     "hydra.launcher.poll_s=1",
     *TINY,
     "learner.num_ranks=1",
-    "steps=3",
+    f"steps={STEPS}",
     "checkpoint.every=1",
     f"cluster.num_cpus={CPUS}",  # a node for each
     "cluster.host_memory_gib=12",
@@ -130,7 +133,7 @@ def test_a_sweep_survives_preemption_failure_and_its_launcher(slurm: SlurmCluste
         fourth: State.failed,
     }
     assert sweep.sent() == [first, second, third, fourth]
-    assert [row["step"] for row in preempted.rows()] == [1, 2, 3]
+    assert [row["step"] for row in preempted.rows()] == list(range(1, STEPS + 1))
 
     obstacle.unlink()
     assert sweep.to_its_end() == 0, sweep.said.read_text()
@@ -139,7 +142,7 @@ def test_a_sweep_survives_preemption_failure_and_its_launcher(slurm: SlurmCluste
     slurm.wait_until_clean()
 
     report = slurm.run(sys.executable, "-m", "launch.sweep", f"sweep={sweep.folder}", "baseline=uniform").stdout
-    assert len(re.findall(r"│ complete +│ 3/3 ", report)) == 4
+    assert len(re.findall(rf"│ complete +│ {STEPS}/{STEPS} ", report)) == 4
     assert re.search(r"│ discriminative +│ 2/2 ", report)
     assert "minus uniform" in report
     for name in ("sweep.csv", "members.csv", "sweep.md", "sweep.png"):
