@@ -40,11 +40,12 @@ def join_ranks(*, rank: int, world_size: int, address: str, port: int, timeout_s
     )
     # Counts and other small sums stay on the CPU, and need gloo there.
     backend = "cpu:gloo,cuda:nccl" if on_gpu else "gloo"
-    store = rendezvous_store(address=address, port=port, rank=rank, world_size=world_size, timeout_s=timeout_s)
     timeout = timedelta(seconds=timeout_s)
     if on_gpu:
         get_accelerator().set_device(0)
-    torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    if not torch.distributed.is_initialized():  # the ranks of a group may be given another model
+        store = rendezvous_store(address=address, port=port, rank=rank, world_size=world_size, timeout_s=timeout_s)
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     deepspeed.init_distributed(dist_backend=backend, timeout=timeout, verbose=False)
 
 
